@@ -61,8 +61,8 @@ pub(super) struct ConsumerContext {
     pub(super) acknowledged: AtomicU64,
     /// How many events of the quota are not handled.
     unhandled: AtomicUsize,
-    /// When the reader last turned.
-    turned: Mutex<BootInstant>,
+    /// When the reader of shared streams last turned, and that of partitions.
+    turned: Mutex<[BootInstant; 2]>,
     stopping: watch::Sender<bool>,
     /// Entries that were not handled and are given to other consumers.
     released: Mutex<Vec<Renewal>>,
@@ -88,7 +88,7 @@ impl ConsumerContext {
             unhandled: AtomicUsize::new(limit.unwrap_or(usize::MAX)),
             metrics: ConsumerMetrics::new(&name),
             acknowledged: AtomicU64::new(0),
-            turned: Mutex::new(BootInstant::now()),
+            turned: Mutex::new([BootInstant::now(); 2]),
             stopping: watch::Sender::new(false),
             released: Mutex::default(),
             trouble: Mutex::default(),
@@ -138,14 +138,17 @@ impl ConsumerContext {
         }
     }
 
-    /// Notes that the reader makes progress.
-    pub(super) fn turn(&self, now: BootInstant) {
-        *self.turned.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    /// Notes that a reader makes progress.
+    pub(super) fn turn(&self, reads_partitions: bool, now: BootInstant) {
+        self.turned.lock().unwrap_or_else(PoisonError::into_inner)[usize::from(reads_partitions)] = now;
     }
 
-    /// How long the reader has made no progress.
+    /// How long a reader has made no progress.
     pub(super) fn silent_for(&self) -> Duration {
-        BootInstant::now().since(*self.turned.lock().unwrap_or_else(PoisonError::into_inner))
+        let turned = *self.turned.lock().unwrap_or_else(PoisonError::into_inner);
+        let readers = if self.source.leases().is_some() { &turned[..] } else { &turned[..1] };
+        let now = BootInstant::now();
+        readers.iter().map(|turned| now.since(*turned)).max().unwrap_or_default()
     }
 
     /// Whether an entry may be given to handlers.

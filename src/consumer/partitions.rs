@@ -40,6 +40,7 @@ pub(super) async fn read_partitions(context: Arc<ConsumerContext>, entries: mpsc
     while !context.is_stopping() {
         hand_over(&context, leases).await;
         let asked = BootInstant::now();
+        context.turn(true, asked);
         let room = context.held.room(asked);
         if room == 0 {
             wait(&context).await;

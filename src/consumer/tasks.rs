@@ -21,7 +21,7 @@ pub(super) async fn read(context: Arc<ConsumerContext>, entries: mpsc::Sender<Ve
     let (mut failures, mut next_claim) = (0, BootInstant::now());
     while !context.is_stopping() {
         let asked = BootInstant::now();
-        context.turn(asked);
+        context.turn(false, asked);
         let room = context.held.room(asked);
         if room == 0 {
             wait_for_room(&context).await;

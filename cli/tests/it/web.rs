@@ -530,7 +530,7 @@ async fn programs_page_through_the_list_and_change_events() {
     let described = newest("/openapi.json");
     assert_eq!(described["servers"][0]["url"], "/api/v1");
     let paths: Vec<&String> = described["paths"].as_object().unwrap().keys().collect();
-    assert_eq!(paths.len(), 11, "{paths:?}");
+    assert_eq!(paths.len(), 14, "{paths:?}");
 }
 
 /// The server's response to an incomplete request, until it closes the connection.

@@ -49,8 +49,10 @@ pub(super) async fn consumers(settings: web::Data<Settings>) -> web::Json<Vec<Co
 #[serde(deny_unknown_fields)]
 pub(super) struct LetterQuery {
     /// The last dead letter of the page before: STREAM/ID.
+    #[param(pattern = "^[^\\x00]*/[0-9]{1,19}-[0-9]{1,19}$")]
     after: Option<String>,
-    /// 1 to 1,000; 50 unless given.
+    /// 50 unless given.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
 }
 
@@ -74,17 +76,36 @@ pub(super) async fn dead(
     Ok(web::Json(DeadLetters::of(&settings, &name)?.list(after.as_ref(), limit).await?))
 }
 
-/// A change of dead letters: of those named, or with `all` of all that there are, at most 1,000.
+/// A change of dead letters.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum LetterChange {
+    These(OfTheseLetters),
+    All(OfAllLetters),
+}
+
+/// Of those with these ids.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct LetterChange {
+pub(super) struct OfTheseLetters {
     action: LetterAction,
-    /// Each as STREAM/ID.
-    #[serde(default)]
-    ids: Vec<String>,
-    #[serde(default)]
+    #[schema(min_items = 1, max_items = 1000)]
+    ids: Vec<LetterName>,
+}
+
+/// Of all that there are, at most 1,000.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OfAllLetters {
+    action: LetterAction,
+    /// `false`: of none.
     all: bool,
 }
+
+/// STREAM/ID
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(pattern = "^[^\\x00]*/[0-9]{1,19}-[0-9]{1,19}$")]
+pub(super) struct LetterName(String);
 
 /// What was changed.
 #[derive(Serialize, ToSchema)]
@@ -110,13 +131,16 @@ pub(super) async fn change(
     author: web::ReqData<Author>,
     request: web::Json<LetterChange>,
 ) -> ApiResult<LettersDone> {
-    let LetterChange { action, ids, all } = request.into_inner();
-    let chosen = match (all, ids) {
-        (true, ids) if ids.is_empty() => Letters::All,
-        (false, ids) if (1..=MOST).contains(&ids.len()) => {
-            Letters::These(ids.iter().map(|id| id.parse()).collect::<Result<_, String>>().map_err(bad)?)
+    let (action, chosen) = match request.into_inner() {
+        LetterChange::All(OfAllLetters { action, all: true }) => (action, Letters::All),
+        LetterChange::All(OfAllLetters { action, all: false }) => (action, Letters::These(Vec::new())),
+        LetterChange::These(OfTheseLetters { action, ids }) => {
+            if !(1..=MOST).contains(&ids.len()) {
+                return Err(bad(format!("`ids` must have 1 to {MOST} of them")));
+            }
+            let ids = ids.iter().map(|LetterName(id)| id.parse()).collect::<Result<_, String>>();
+            (action, Letters::These(ids.map_err(bad)?))
         }
-        _ => return Err(bad(format!("give `ids`, at most {MOST}, or `all`"))),
     };
     let done = letters::change(&settings, &name, action, chosen, &author).await?;
     let missing = done.missing.iter().map(ToString::to_string).collect();
