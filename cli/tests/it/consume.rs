@@ -191,7 +191,7 @@ async fn wrong_arguments_are_bad_usage() {
     let mail = Mail::with(0).await;
     for (arguments, expected) in [
         (&["consume", "--exec", "true"][..], "give NAME, or --stream and --group"),
-        (&["consume", "nobody"], "no consumer is named `nobody`, there are `mailer`"),
+        (&["consume", "unknown"], "no consumer is named `unknown`, there are `mailer`"),
         (&["consume", "--type", "a*b"], "write a type, or its beginning and a * at the end"),
         (&["consume", "--from", "yesterday"], "(the first entry)"),
         (&["consume", "mailer", "--post", "ftp://x"], "--post"),

@@ -274,7 +274,7 @@ async fn dead_letters_of_consumers_are_retried_and_deleted_after_a_confirmation(
         console.api("POST", "/consumers/mailer/dead/changes", READER, Some(json!({"action": "retry", "all": true})));
     assert_eq!(refused.status, 403);
     for (path, expected) in [
-        ("/consumers/dead?consumer=nobody", 404),
+        ("/consumers/dead?consumer=unknown", 404),
         ("/consumers/dead?consumer=mailer&x=1", 400),
         ("/consumers/confirm?consumer=mailer&action=retry", 400),
         ("/consumers/confirm?consumer=mailer&action=eat&all=1", 400),
