@@ -49,7 +49,7 @@ impl Noting {
                 .await;
             for answer in answers {
                 // A caller that has stopped waiting is asked again.
-                let _ = answer.send(noted.as_ref().map(drop).map_err(|error| HandlerError::retry(error)));
+                let _ = answer.send(noted.as_ref().map(drop).map_err(HandlerError::retry));
             }
             connection
         };
