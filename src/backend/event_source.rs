@@ -1,12 +1,14 @@
 //! What a consumer reads events from. The entries of a source are *pending* from when they are read until they are
 //! acknowledged; those of a consumer that died can be claimed by another one.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use crate::event::OutboxEvent;
 
@@ -41,6 +43,20 @@ pub(crate) struct EntryRef {
     pub(crate) id: EntryId,
 }
 
+/// A lease of a stream, as this process knows it. None has the number of another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct LeaseId(pub(crate) u64);
+
+/// Whether entries that were read under a lease may be given to handlers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LeaseState {
+    Held,
+    /// No: it will be given to another consumer.
+    Leaving,
+    /// No: another consumer may have it.
+    Over,
+}
+
 /// An entry that was read and is pending.
 #[derive(Debug)]
 pub(crate) struct Received {
@@ -49,6 +65,8 @@ pub(crate) struct Received {
     pub(crate) deliveries: u32,
     /// Another consumer, or an earlier life of this one, had it before.
     pub(crate) is_claimed: bool,
+    /// The lease under which it was read; `None`: its stream is shared.
+    pub(crate) lease: Option<LeaseId>,
     pub(crate) bytes: usize,
     /// The event, or why the entry is none.
     pub(crate) event: Result<Arc<OutboxEvent>, String>,
@@ -135,4 +153,55 @@ pub(crate) trait EventSource: Send + Sync + 'static {
 
     /// The stream's name, for operators.
     fn stream_name(&self, stream: usize) -> String;
+
+    /// The streams that one consumer of the group reads at a time, if the source can have such. `read` and `claim` leave them
+    /// out.
+    fn leases(&self) -> Option<&dyn StreamLeases> {
+        None
+    }
+}
+
+/// The streams of a source that one consumer of the group reads at a time. `busy` are the numbers of the streams of which this
+/// process has entries in memory; only the task that reads adds some.
+#[async_trait]
+pub(crate) trait StreamLeases: Send + Sync {
+    /// How long a lease lasts.
+    fn term(&self) -> Duration;
+
+    /// Renews the leases, and takes free streams up to a fair share; fails if there is no answer in this time. Returns how many
+    /// were taken from consumers that were silent.
+    async fn beat(&self, limit: Duration) -> Result<usize, SourceUnavailable>;
+
+    /// Ends leases that were not renewed in time.
+    fn expire(&self);
+
+    /// The state of a lease, by this process' own clock. Once it is over, it remains so.
+    fn state(&self, lease: LeaseId) -> LeaseState;
+
+    /// Changes whenever leases begin or end.
+    fn changes(&self) -> watch::Receiver<()>;
+
+    /// The names of the streams that this process has.
+    fn held(&self) -> Vec<String>;
+
+    /// Reads entries: those that are pending, of any consumer, and then new ones, in their order. Does not wait.
+    async fn read(&self, most: usize, busy: &BTreeSet<usize>) -> Result<Vec<Received>, SourceUnavailable>;
+
+    /// Waits a moment for new entries. Can be given up at any time.
+    async fn wait(&self) -> Result<(), SourceUnavailable>;
+
+    /// Whether a lease waits until entries have left the memory.
+    fn is_draining(&self) -> bool;
+
+    /// Releases the streams that are given up, if nothing of them is in memory.
+    async fn hand_over(&self, busy: &BTreeSet<usize>) -> Result<(), SourceUnavailable>;
+
+    /// Gives up all streams, and takes no more.
+    fn give_up(&self);
+
+    /// Ends all leases of this life of the tasks.
+    fn restart(&self);
+
+    /// Releases all streams, and leaves those that share them.
+    async fn leave(&self) -> Result<(), SourceUnavailable>;
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
-use super::held::Held;
-use crate::backend::event_source::{EventSource, SourceUnavailable};
+use super::held::{Held, Hold};
+use crate::backend::event_source::{EntryRef, EventSource, LeaseId, LeaseState, Renewal, SourceUnavailable};
+use crate::clock::BootInstant;
 use crate::handlers::Subscription;
 use crate::metrics::ConsumerMetrics;
 use crate::settings::ConsumerSettings;
@@ -22,8 +23,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Call {
     Reading,
+    ReadingPartitions,
     Acknowledging,
     Renewing,
+    Leasing,
+    HandingOver,
 }
 
 impl fmt::Display for Call {
@@ -32,6 +36,9 @@ impl fmt::Display for Call {
             Self::Reading => "reading entries",
             Self::Acknowledging => "acknowledging entries",
             Self::Renewing => "renewing entries",
+            Self::ReadingPartitions => "reading partitions",
+            Self::Leasing => "renewing the leases of partitions",
+            Self::HandingOver => "handing partitions over",
         })
     }
 }
@@ -53,6 +60,8 @@ pub(super) struct ConsumerContext {
     /// How many events of the quota are not handled.
     unhandled: AtomicUsize,
     stopping: watch::Sender<bool>,
+    /// Entries that were not handled and are given to other consumers.
+    released: Mutex<Vec<Renewal>>,
     /// Why calls fail, by what they do.
     trouble: Mutex<BTreeMap<Call, String>>,
     /// The tasks were ended before they were done.
@@ -75,6 +84,7 @@ impl ConsumerContext {
             unhandled: AtomicUsize::new(limit.unwrap_or(usize::MAX)),
             metrics: ConsumerMetrics::new(&name),
             stopping: watch::Sender::new(false),
+            released: Mutex::default(),
             trouble: Mutex::default(),
             is_abandoned: AtomicBool::new(false),
             name,
@@ -119,6 +129,42 @@ impl ConsumerContext {
         tokio::select! {
             () = tokio::time::sleep(time) => true,
             () = self.stopped() => false,
+        }
+    }
+
+    /// Whether an entry may be given to handlers.
+    pub(super) fn hold(&self, entry: EntryRef, lease: Option<LeaseId>) -> Hold {
+        let state = lease.zip(self.source.leases()).map(|(lease, leases)| leases.state(lease));
+        match state {
+            None | Some(LeaseState::Held) => self.held.hold(entry, BootInstant::now()),
+            Some(LeaseState::Leaving) => Hold::GivenUp,
+            Some(LeaseState::Over) => Hold::Lost,
+        }
+    }
+
+    /// Waits until the entries of a lease may not be given to handlers any more; for ever if it is none.
+    pub(super) async fn lease_ended(&self, lease: Option<LeaseId>) {
+        let Some((lease, leases)) = lease.zip(self.source.leases()) else { return std::future::pending().await };
+        let mut changes = leases.changes();
+        while leases.state(lease) == LeaseState::Held && changes.changed().await.is_ok() {}
+    }
+
+    /// Notes an entry that is left to other consumers.
+    pub(super) fn release(&self, renewal: Renewal) {
+        self.released.lock().unwrap_or_else(PoisonError::into_inner).push(renewal);
+    }
+
+    /// The entries that are left to other consumers since the last call.
+    pub(super) fn take_released(&self) -> Vec<Renewal> {
+        std::mem::take(&mut self.released.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Forgets what an earlier life of the tasks had in memory.
+    pub(super) fn clear(&self) {
+        self.held.clear();
+        self.take_released();
+        if let Some(leases) = self.source.leases() {
+            leases.restart();
         }
     }
 

@@ -55,7 +55,7 @@ pub struct LetterFacts {
     pub cloud_event: Option<String>,
 }
 
-/// What became of some dead letters.
+/// The outcome for some dead letters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LettersChanged {

@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::context::{ConsumerContext, pause_after};
 use super::held::Hold;
-use crate::backend::event_source::{DeadLetter, EntryRef, Received, Renewal};
+use crate::backend::event_source::{DeadLetter, EntryRef, LeaseId, Received, Renewal};
 use crate::backoff::NextTry;
 use crate::clock::BootInstant;
 use crate::event::OutboxEvent;
@@ -28,7 +28,7 @@ pub(super) enum Ending {
     Handled,
     /// It is a dead letter.
     SetAside,
-    /// The consumer stops before its handlers are done.
+    /// The consumer stops, or gives up the stream, before its handlers are done.
     Released(Renewal),
     /// Another consumer has it.
     Lost,
@@ -37,6 +37,7 @@ pub(super) enum Ending {
 struct Delivery {
     context: Arc<ConsumerContext>,
     entry: EntryRef,
+    lease: Option<LeaseId>,
     event: Arc<OutboxEvent>,
     /// The deliveries that Redis counts.
     deliveries: u32,
@@ -78,10 +79,13 @@ struct Rejection {
 
 /// Delivers an entry.
 pub(super) async fn deliver(context: Arc<ConsumerContext>, received: Received) -> Ending {
-    let Received { entry, deliveries, is_claimed, event, .. } = received;
+    let Received { entry, deliveries, is_claimed, lease, event, .. } = received;
     let event = match event {
         Ok(event) => event,
-        Err(reason) => return set_aside(&context, DeadLetter { entry, deliveries, reason, event: None }).await,
+        Err(reason) => {
+            let letter = DeadLetter { entry, deliveries, reason, event: None };
+            return set_aside(&context, lease, letter).await;
+        }
     };
     let pending: Vec<_> =
         context.handlers.iter().filter(|handler| handler.covers(&event.event_type)).cloned().collect();
@@ -89,7 +93,7 @@ pub(super) async fn deliver(context: Arc<ConsumerContext>, received: Received) -
         return Ending::Handled;
     }
     let is_suspect = is_claimed && deliveries >= SUSPECT_FROM;
-    let delivery = Delivery { context, entry, event, deliveries, is_counted: !is_claimed, is_suspect, pending };
+    let delivery = Delivery { context, entry, lease, event, deliveries, is_counted: !is_claimed, is_suspect, pending };
     delivery.run().await
 }
 
@@ -112,7 +116,7 @@ impl Delivery {
             };
             drop(permits);
             let Some(Rejection { reason, next_try }) = rejection else {
-                if !context.pause(HANDLER_PAUSE).await {
+                if !self.pause(HANDLER_PAUSE).await {
                     return self.release();
                 }
                 continue;
@@ -127,13 +131,21 @@ impl Delivery {
                 consumer = context.name, event.id = %self.event.id, deliveries = self.deliveries,
                 "handlers rejected an event; it is delivered again in {delay:?}: {reason}"
             );
-            if !context.pause(delay).await {
+            if !self.pause(delay).await {
                 return self.release();
             }
         }
     }
 
-    /// Waits until handlers may have it; `None` if the consumer is to stop.
+    /// Waits for this time; `false` if handlers may not have it any more.
+    async fn pause(&self, time: Duration) -> bool {
+        tokio::select! {
+            is_over = self.context.pause(time) => is_over,
+            () = self.context.lease_ended(self.lease) => false,
+        }
+    }
+
+    /// Waits until handlers may have it; `None` if they may not any more.
     async fn permits<'a>(&self, context: &'a ConsumerContext) -> Option<Permits<'a>> {
         if context.is_stopping() {
             return None;
@@ -152,6 +164,7 @@ impl Delivery {
         tokio::select! {
             permits = all => permits,
             () = context.stopped() => None,
+            () = context.lease_ended(self.lease) => None,
         }
     }
 
@@ -159,9 +172,9 @@ impl Delivery {
     async fn begin(&mut self) -> Option<Ending> {
         let mut failures = 0;
         loop {
-            let hold = self.context.held.hold(self.entry, BootInstant::now());
-            match hold {
+            match self.context.hold(self.entry, self.lease) {
                 Hold::Lost => return Some(Ending::Lost),
+                Hold::GivenUp => return Some(self.release()),
                 Hold::Ours if self.is_counted => return None,
                 Hold::Ours | Hold::Doubtful => {}
             }
@@ -181,7 +194,7 @@ impl Delivery {
                 Ok(_) => return Some(Ending::Lost),
                 Err(error) => {
                     tracing::debug!(consumer = self.context.name, %error, "an entry cannot be renewed; retrying");
-                    if !self.context.pause(pause_after(failures)).await {
+                    if !self.pause(pause_after(failures)).await {
                         return Some(self.release());
                     }
                     failures = failures.saturating_add(1);
@@ -220,6 +233,9 @@ impl Delivery {
 
     /// A delivery that did not begin is not counted.
     fn release(&self) -> Ending {
+        if self.context.hold(self.entry, self.lease) == Hold::Lost {
+            return Ending::Lost;
+        }
         let deliveries = if self.is_counted { self.deliveries.saturating_sub(1) } else { self.deliveries };
         let idle = self.context.settings.reclaim_after;
         Ending::Released(Renewal { entry: self.entry, deliveries, idle })
@@ -227,13 +243,17 @@ impl Delivery {
 
     async fn set_aside(&self, reason: String) -> Ending {
         let event = Some(Arc::clone(&self.event));
-        set_aside(&self.context, DeadLetter { entry: self.entry, deliveries: self.deliveries, reason, event }).await
+        let letter = DeadLetter { entry: self.entry, deliveries: self.deliveries, reason, event };
+        set_aside(&self.context, self.lease, letter).await
     }
 }
 
-async fn set_aside(context: &ConsumerContext, letter: DeadLetter) -> Ending {
+async fn set_aside(context: &ConsumerContext, lease: Option<LeaseId>, letter: DeadLetter) -> Ending {
     let mut failures = 0;
     loop {
+        if context.hold(letter.entry, lease) == Hold::Lost {
+            return Ending::Lost;
+        }
         match context.source.set_aside(&letter).await {
             Ok(true) => {
                 tracing::warn!(

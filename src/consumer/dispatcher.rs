@@ -8,16 +8,16 @@ use tokio::sync::mpsc;
 
 use super::context::ConsumerContext;
 use super::delivery::{Ending, deliver};
-use crate::backend::event_source::{EntryRef, Received, Renewal};
+use crate::backend::event_source::{EntryRef, Received};
 use crate::clock::BootInstant;
 
-/// Delivers until the reader has ended and every delivery has; returns the entries that are left to other consumers.
+/// Delivers until the readers have ended and every delivery has.
 pub(super) async fn dispatch(
     context: Arc<ConsumerContext>,
     mut read: mpsc::Receiver<Vec<Received>>,
     handled: mpsc::UnboundedSender<EntryRef>,
-) -> Vec<Renewal> {
-    let (mut keys, mut running, mut released) = (Keys::default(), FuturesUnordered::new(), Vec::new());
+) {
+    let (mut keys, mut running) = (Keys::default(), FuturesUnordered::new());
     let mut is_reading = true;
     let start = |received: Received, key: Option<String>| {
         let (context, entry) = (Arc::clone(&context), received.entry);
@@ -39,7 +39,7 @@ pub(super) async fn dispatch(
                     // The acknowledger ends later than this.
                     Ending::Handled => _ = handled.send(entry),
                     Ending::SetAside | Ending::Lost => context.held.remove([entry], BootInstant::now()),
-                    Ending::Released(renewal) => released.push(renewal),
+                    Ending::Released(renewal) => context.release(renewal),
                 }
                 if matches!(ending, Ending::Lost) {
                     context.metrics.lost.increment(1);
@@ -50,7 +50,6 @@ pub(super) async fn dispatch(
             }
         }
     }
-    released
 }
 
 /// The key whose events are handled one after the other.
@@ -96,7 +95,7 @@ mod tests {
 
     fn received(number: u64) -> Received {
         let entry = EntryRef { stream: 0, id: EntryId { millis: 1, number } };
-        Received { entry, deliveries: 1, is_claimed: false, bytes: 1, event: Err(String::new()) }
+        Received { entry, deliveries: 1, is_claimed: false, lease: None, bytes: 1, event: Err(String::new()) }
     }
 
     #[test]

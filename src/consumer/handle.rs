@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::context::ConsumerContext;
 use super::health::ConsumerHealth;
+use crate::backend::event_source::StreamLeases;
 use crate::error::SystemError;
 
 /// A running consumer. Cheap to clone; it runs until [`shutdown`](Self::shutdown) or until actix' own system stops.
@@ -62,6 +63,7 @@ impl OutboxConsumer {
             source: self.context.trouble().map_or(Ok(()), Err),
             handlers: handlers.collect(),
             in_flight: self.context.held.len(),
+            partitions: self.context.source.leases().map(StreamLeases::held).unwrap_or_default(),
         }
     }
 

@@ -16,6 +16,8 @@ pub struct ConsumerHealth {
     pub handlers: BTreeMap<String, Result<(), String>>,
     /// Entries in memory: read and not yet acknowledged.
     pub in_flight: usize,
+    /// The partitions that it reads, and no other consumer of the group.
+    pub partitions: Vec<String>,
 }
 
 impl ConsumerHealth {

@@ -1,7 +1,7 @@
 //! The entries that a consumer has in memory: read, and not yet acknowledged. They bound what it reads, and they are what it
 //! renews. Without I/O, behind one lock.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,13 +26,15 @@ pub(super) enum Hold {
     Ours,
     /// It was not renewed in time, so another consumer may have it.
     Doubtful,
+    /// Its stream will be given to another consumer.
+    GivenUp,
     Lost,
 }
 
 pub(super) struct Held {
     state: Mutex<State>,
-    /// There may be room for more.
-    room: Notify,
+    /// There may be room for more, for each of the tasks that read.
+    room: [Notify; 2],
     /// What is read ahead at least: enough that no handler waits.
     least: usize,
     max_bytes: usize,
@@ -42,6 +44,8 @@ pub(super) struct Held {
 #[derive(Default)]
 struct State {
     entries: HashMap<EntryRef, HeldEntry>,
+    /// How many there are of each stream.
+    streams: BTreeMap<usize, usize>,
     bytes: usize,
     /// When entries were done, in groups.
     done: VecDeque<(BootInstant, usize)>,
@@ -54,12 +58,14 @@ struct HeldEntry {
     deliveries: u32,
     bytes: usize,
     is_lost: bool,
+    /// Its lease says whose it is, so it needs no renewal.
+    is_leased: bool,
 }
 
 impl Held {
     pub(super) fn new(concurrency: usize, max_bytes: usize, reclaim_after: Duration) -> Self {
         let least = concurrency.saturating_mul(2);
-        Self { state: Mutex::default(), room: Notify::new(), least, max_bytes, reclaim_after }
+        Self { state: Mutex::default(), room: [Notify::new(), Notify::new()], least, max_bytes, reclaim_after }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -73,8 +79,14 @@ impl Held {
             return false;
         }
         state.bytes += received.bytes;
-        let entry =
-            HeldEntry { confirmed: asked, deliveries: received.deliveries, bytes: received.bytes, is_lost: false };
+        let entry = HeldEntry {
+            confirmed: asked,
+            deliveries: received.deliveries,
+            bytes: received.bytes,
+            is_lost: false,
+            is_leased: received.lease.is_some(),
+        };
+        *state.streams.entry(received.entry.stream).or_default() += 1;
         state.entries.insert(received.entry, entry);
         true
     }
@@ -87,12 +99,18 @@ impl Held {
             if let Some(held) = state.entries.remove(&entry) {
                 state.bytes -= held.bytes;
                 count += 1;
+                if let Some(of_stream) = state.streams.get_mut(&entry.stream) {
+                    *of_stream -= 1;
+                    if *of_stream == 0 {
+                        state.streams.remove(&entry.stream);
+                    }
+                }
             }
         }
         state.done.push_back((now, count));
         state.done_count += count;
         drop(state);
-        self.room.notify_one();
+        self.room.iter().for_each(Notify::notify_one);
     }
 
     pub(super) fn clear(&self) {
@@ -101,6 +119,11 @@ impl Held {
 
     pub(super) fn len(&self) -> usize {
         self.state().entries.len()
+    }
+
+    /// The streams of which there are entries.
+    pub(super) fn streams(&self) -> BTreeSet<usize> {
+        self.state().streams.keys().copied().collect()
     }
 
     /// How many entries may be read now: as many as were handled lately fit into memory, so that a slow consumer leaves
@@ -116,16 +139,20 @@ impl Held {
         if has_bytes { most.saturating_sub(state.entries.len()) } else { 0 }
     }
 
-    /// Waits until an entry was removed.
-    pub(super) async fn changed(&self) {
-        self.room.notified().await;
+    /// Waits until an entry was removed, for the task that reads shared streams or the one that reads leased ones.
+    pub(super) async fn changed(&self, is_leased: bool) {
+        self.room[usize::from(is_leased)].notified().await;
     }
 
     pub(super) fn hold(&self, entry: EntryRef, now: BootInstant) -> Hold {
         let state = self.state();
         let Some(held) = state.entries.get(&entry).filter(|held| !held.is_lost) else { return Hold::Lost };
         let (part, of) = DOUBTFUL_AFTER;
-        if now.since(held.confirmed) * of < self.reclaim_after * part { Hold::Ours } else { Hold::Doubtful }
+        if held.is_leased || now.since(held.confirmed) * of < self.reclaim_after * part {
+            Hold::Ours
+        } else {
+            Hold::Doubtful
+        }
     }
 
     /// Notes how often an entry was delivered.
@@ -138,8 +165,9 @@ impl Held {
     /// Renewals of the entries that need one.
     pub(super) fn due(&self, now: BootInstant) -> Vec<Renewal> {
         let state = self.state();
-        let is_due =
-            |held: &HeldEntry| !held.is_lost && now.since(held.confirmed) * RENEWED_AFTER >= self.reclaim_after;
+        let is_due = |held: &HeldEntry| {
+            !held.is_lost && !held.is_leased && now.since(held.confirmed) * RENEWED_AFTER >= self.reclaim_after
+        };
         let due = state.entries.iter().filter(|(_, held)| is_due(held));
         due.map(|(entry, held)| Renewal { entry: *entry, deliveries: held.deliveries, idle: Duration::ZERO }).collect()
     }
@@ -166,7 +194,7 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::event_source::EntryId;
+    use crate::backend::event_source::{EntryId, LeaseId};
 
     const RECLAIM: Duration = Duration::from_secs(9);
 
@@ -175,7 +203,14 @@ mod tests {
     }
 
     fn received(number: u64, bytes: usize) -> Received {
-        Received { entry: entry(number), deliveries: 1, is_claimed: false, bytes, event: Err(String::new()) }
+        Received {
+            entry: entry(number),
+            deliveries: 1,
+            is_claimed: false,
+            lease: None,
+            bytes,
+            event: Err(String::new()),
+        }
     }
 
     fn held(concurrency: usize, max_bytes: usize) -> (Held, BootInstant) {
@@ -215,6 +250,17 @@ mod tests {
         assert!(held.add(&received(1, 1), now));
         assert!(!held.add(&received(1, 1), now));
         assert_eq!(held.len(), 1);
+    }
+
+    #[test]
+    fn an_entry_of_a_leased_stream_is_not_renewed_and_its_stream_is_busy_until_it_is_removed() {
+        let (held, now) = held(8, 100);
+        held.add(&Received { lease: Some(LeaseId(1)), ..received(1, 1) }, now);
+        let late = now.after(RECLAIM);
+        assert!(held.due(late).is_empty());
+        assert_eq!((held.hold(entry(1), late), held.streams()), (Hold::Ours, BTreeSet::from([0])));
+        held.remove([entry(1)], now);
+        assert_eq!((held.hold(entry(1), late), held.streams()), (Hold::Lost, BTreeSet::new()));
     }
 
     #[test]

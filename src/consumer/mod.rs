@@ -2,7 +2,8 @@
 //!
 //! One consumer is a set of tasks around a [`source`](crate::backend::event_source): one reads entries, as many as there is
 //! room for ([`held`]); the [`dispatcher`] delivers them ([`delivery`]), those of a key one after the other; one acknowledges
-//! what is handled, and one renews what is handled for long ([`tasks`]). [`starting`] starts them, and again after a panic.
+//! what is handled, and one renews what is handled for long ([`tasks`]); two more read partitions and keep their leases
+//! ([`partitions`]). [`starting`] starts them, and again after a panic.
 
 mod builder;
 mod context;
@@ -12,6 +13,7 @@ mod dispatcher;
 mod handle;
 mod health;
 mod held;
+mod partitions;
 mod starting;
 mod tail;
 mod tasks;

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use actix::{Arbiter, System};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::builder::ConsumerBuilder;
 use super::context::ConsumerContext;
 use super::dispatcher::dispatch;
 use super::handle::OutboxConsumer;
+use super::partitions::{give_back, keep_leases, read_partitions};
 use super::tasks::{acknowledge, read, renew};
-use crate::backend::event_source::{EventSource, Renewal};
 use crate::backend::redis::source::RedisSource;
 use crate::error::{SettingsError, SystemError};
 use crate::handlers::{Subscribe, Subscription, check_handler_name};
@@ -88,65 +88,74 @@ fn launch(context: Arc<ConsumerContext>) -> Result<OutboxConsumer, SystemError> 
 
 /// Runs the tasks until the consumer is to stop, and then ends them.
 async fn run(context: Arc<ConsumerContext>) {
-    let released = loop {
+    loop {
         let limited = async {
             context.stopped().await;
             tokio::time::sleep(context.settings.shutdown_timeout).await;
         };
         tokio::select! {
             lived = live(&context) => match lived {
-                Some(released) => break released,
+                Some(()) => break,
                 None => {
                     tracing::error!(consumer = context.name, "a task of the consumer died; starting all again");
-                    context.held.clear();
+                    context.clear();
                     context.pause(RESTART_PAUSE).await;
                 }
             },
             () = limited => {
                 context.abandon();
-                break Vec::new();
+                break;
             }
         }
         if context.is_stopping() {
-            break Vec::new();
+            break;
         }
-    };
-    if tokio::time::timeout(FAREWELL, leave(&*context.source, &released)).await.is_err() {
+    }
+    if tokio::time::timeout(FAREWELL, leave(&context)).await.is_err() {
         tracing::warn!(consumer = context.name, "the group was not left in time; others take its entries later");
     }
 }
 
 /// One life of the tasks. `None` if one of them died.
-async fn live(context: &Arc<ConsumerContext>) -> Option<Vec<Renewal>> {
+async fn live(context: &Arc<ConsumerContext>) -> Option<()> {
     let (read_entries, entries) = mpsc::channel(1);
     let (handled, acknowledged) = mpsc::unbounded_channel();
     let mut tasks = JoinSet::new();
-    tasks.spawn(read(Arc::clone(context), read_entries));
+    tasks.spawn(read(Arc::clone(context), read_entries.clone()));
     tasks.spawn(acknowledge(Arc::clone(context), acknowledged));
-    let renewing = tasks.spawn(renew(Arc::clone(context)));
+    let endless = [
+        tasks.spawn(read_partitions(Arc::clone(context), read_entries)),
+        tasks.spawn(keep_leases(Arc::clone(context))),
+        tasks.spawn(renew(Arc::clone(context))),
+    ];
     let mut dispatching = JoinSet::new();
     dispatching.spawn(dispatch(Arc::clone(context), entries, handled));
-    let mut released = None;
+    let mut is_over = None;
     loop {
         tokio::select! {
             Some(ended) = dispatching.join_next() => {
-                released = Some(ended.ok()?);
-                renewing.abort();
+                is_over = Some(ended.ok()?);
+                endless.iter().for_each(AbortHandle::abort);
             }
             Some(ended) = tasks.join_next() => match ended {
                 Ok(()) => {}
                 Err(error) if error.is_cancelled() => {}
                 Err(_) => return None,
             },
-            else => return released,
+            else => return is_over,
         }
     }
 }
 
-/// Gives entries that were not handled to the other consumers.
-async fn leave(source: &dyn EventSource, released: &[Renewal]) {
-    // What is not released now is claimed after `reclaim_after`.
-    for result in [source.renew(released).await.map(drop), source.leave().await] {
+/// Gives what was not handled to the other consumers. Partitions of which handlers still have events are left until the leases end.
+async fn leave(context: &ConsumerContext) {
+    give_back(context).await;
+    let left = match context.source.leases() {
+        Some(leases) if !context.is_abandoned() => leases.leave().await,
+        _ => Ok(()),
+    };
+    // What is not left now is taken by others after `reclaim_after`, or when the leases end.
+    for result in [left, context.source.leave().await] {
         if let Err(error) = result {
             tracing::debug!(%error, "the group is not left properly");
         }

@@ -1,4 +1,4 @@
-//! The tasks that read, acknowledge, and renew.
+//! The tasks that read shared streams, acknowledge, and renew.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use crate::clock::BootInstant;
 /// The most entries that are acknowledged together.
 const MOST_ACKNOWLEDGED: usize = 1_000;
 
-/// How often the reader checks for room if nothing tells it.
-const ROOM_CHECK: Duration = Duration::from_millis(50);
+/// How often a reader checks for room if nothing tells it.
+pub(super) const ROOM_CHECK: Duration = Duration::from_millis(50);
 
 /// Reads entries until the consumer is to stop: those that were left from time to time, and new ones.
 pub(super) async fn read(context: Arc<ConsumerContext>, entries: mpsc::Sender<Vec<Received>>) {
@@ -47,7 +47,7 @@ pub(super) async fn read(context: Arc<ConsumerContext>, entries: mpsc::Sender<Ve
 
 async fn wait_for_room(context: &ConsumerContext) {
     tokio::select! {
-        () = context.held.changed() => {}
+        () = context.held.changed(false) => {}
         () = tokio::time::sleep(ROOM_CHECK) => {}
         () = context.stopped() => {}
     }

@@ -3,8 +3,8 @@
 use metrics::{Counter, Gauge, counter, gauge};
 
 use super::{
-    CONSUMED, CONSUMER_DEAD, CONSUMER_IN_FLIGHT, CONSUMER_OLDEST, CONSUMER_PENDING, CONSUMER_UNREAD, DEAD_LETTERED,
-    LOST, REDELIVERED, TRIMMED,
+    CONSUMED, CONSUMER_DEAD, CONSUMER_IN_FLIGHT, CONSUMER_OLDEST, CONSUMER_PARTITIONS, CONSUMER_PENDING,
+    CONSUMER_TAKE_OVERS, CONSUMER_UNREAD, DEAD_LETTERED, LOST, REDELIVERED, TRIMMED,
 };
 use crate::backend::event_source::Backlog;
 
@@ -15,7 +15,9 @@ pub(crate) struct ConsumerMetrics {
     pub(crate) redelivered: Counter,
     pub(crate) dead_lettered: Counter,
     pub(crate) lost: Counter,
+    pub(crate) take_overs: Counter,
     pub(crate) in_flight: Gauge,
+    pub(crate) partitions: Gauge,
 }
 
 impl ConsumerMetrics {
@@ -27,6 +29,8 @@ impl ConsumerMetrics {
             redelivered: counter(REDELIVERED),
             dead_lettered: counter(DEAD_LETTERED),
             lost: counter(LOST),
+            take_overs: counter(CONSUMER_TAKE_OVERS),
+            partitions: gauge!(CONSUMER_PARTITIONS, "consumer" => consumer.to_owned()),
             in_flight: gauge!(CONSUMER_IN_FLIGHT, "consumer" => consumer.to_owned()),
         }
     }

@@ -113,11 +113,15 @@ metrics! {
     DEAD_LETTERED = "outbox_consumer_dead_letters_total", Counter, Count,
         "Entries that a consumer has moved to the dead letters.";
     LOST = "outbox_consumer_lost_total", Counter, Count,
-        "Entries that another consumer took while this one had them in memory.";
+        "Entries that another consumer may have taken while this one had them in memory.";
     TRIMMED = "outbox_consumer_trimmed_total", Counter, Count,
         "Entries that were trimmed from their stream before they were handled.";
     CONSUMER_IN_FLIGHT = "outbox_consumer_in_flight", Gauge, Count,
         "Entries that a consumer has read and not acknowledged.";
+    CONSUMER_PARTITIONS = "outbox_consumer_partitions", Gauge, Count,
+        "Partitions whose lease a consumer has.";
+    CONSUMER_TAKE_OVERS = "outbox_consumer_takeovers_total", Counter, Count,
+        "Partitions that a consumer took after another one's lease had ended.";
     CONSUMER_UNREAD = "outbox_consumer_unread", Gauge, Count,
         "Entries that no consumer of the group has read; missing if the server cannot tell.";
     CONSUMER_PENDING = "outbox_consumer_pending", Gauge, Count,

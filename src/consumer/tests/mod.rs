@@ -4,6 +4,7 @@ mod delivering;
 mod failing;
 mod leaving;
 mod operating;
+mod partitions;
 mod sharing;
 
 use std::collections::BTreeMap;
@@ -130,9 +131,6 @@ impl Stream {
             let command = batch.cmd("XADD").arg(&self.name).arg("*");
             let fields = entry_fields(&event).unwrap().fields;
             fields.iter().for_each(|(name, value)| _ = command.arg(name.as_ref()).arg(value.as_ref()));
-            if !fields.iter().any(|(name, _)| name == "seq") {
-                command.arg("seq").arg(seq);
-            }
         }
         let _: ::redis::Value = batch.query_async(&mut self.connection).await.unwrap();
     }

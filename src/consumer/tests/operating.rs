@@ -65,7 +65,7 @@ async fn a_retried_letter_that_fails_again_is_a_dead_letter_of_its_first_stream(
     let letters = stream.letters();
     eventually("it is dead", PATIENCE, async || letters.count().await.unwrap() == 1).await;
     let first = letters.list(None, 1).await.unwrap().remove(0);
-    letters.retry(&[first.id.clone()]).await.unwrap();
+    letters.retry(std::slice::from_ref(&first.id)).await.unwrap();
     eventually("it is dead again", PATIENCE, async || letters.count().await.unwrap() == 1).await;
     let second = letters.list(None, 1).await.unwrap().remove(0);
     assert_eq!((second.stream, second.event_id), (first.stream, first.event_id));

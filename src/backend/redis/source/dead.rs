@@ -17,8 +17,10 @@ impl RedisSource {
         let entry = letter.entry.id.to_string();
         let deliveries = letter.deliveries.to_string();
         let added = [&stream.origin, &entry, &self.group, &self.name, &deliveries, &letter.reason];
+        let Some((leases, fence)) = self.fence(letter.entry.stream, &stream) else { return Ok(false) };
         let mut request = SET_ASIDE.request();
-        request.arg(2).arg(&stream.name).arg(&stream.dead).arg(&self.group).arg(&self.name);
+        request.arg(2 + usize::from(leases.is_some())).arg(&stream.name).arg(&stream.dead).arg(&leases);
+        request.arg(&self.group).arg(&self.name).arg(&fence);
         request.arg(&entry).arg(2 * fields.len());
         fields.iter().for_each(|(name, value)| _ = request.arg(name.as_ref()).arg(value.as_ref()));
         ADDED.iter().zip(added).for_each(|(name, value)| _ = request.arg(name).arg(value));

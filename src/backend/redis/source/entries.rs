@@ -14,7 +14,7 @@ pub(super) fn by_stream(reply: Value) -> Result<Vec<(String, Vec<Value>)>, Strin
         return Ok(Vec::new());
     }
     let streams: Result<Vec<(String, Vec<Value>)>, _> = from_redis_value(reply);
-    streams.map_err(|error| format!("Redis: an answer to XREADGROUP that cannot be read: {error}"))
+    streams.map_err(|error| format!("Redis: an answer to a read that cannot be read: {error}"))
 }
 
 /// New entries of a stream.
@@ -50,7 +50,14 @@ fn is_there(entry: &Received, name: &str) -> bool {
 fn received(entry: EntryRef, deliveries: u32, is_claimed: bool, fields: Value) -> Received {
     let mut pairs = Pairs::default();
     pairs.read(fields);
-    Received { entry, deliveries, is_claimed, bytes: pairs.bytes, event: pairs.event(entry.id).map(Arc::new) }
+    Received {
+        entry,
+        deliveries,
+        is_claimed,
+        lease: None,
+        bytes: pairs.bytes,
+        event: pairs.event(entry.id).map(Arc::new),
+    }
 }
 
 /// The event in an entry that is not delivered.

@@ -78,10 +78,15 @@ impl Link {
         Ok(redis::from_redis_value(answer?).map_err(RedisError::from)?)
     }
 
+    /// The next call connects again.
+    pub(super) async fn end(&self) {
+        self.client.lock().await.end();
+    }
+
     /// Also after an error that the server answered: another one may be the master now.
     async fn end_after<T>(&self, answer: &Result<T, RedisError>) {
         if answer.is_err() {
-            self.client.lock().await.end();
+            self.end().await;
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Streams as a consumer reads them: as one of a group, whose entries are pending until they are acknowledged.
 //!
-//! Two connections: one waits for new entries, the other one does everything else.
+//! Three connections: one waits for new entries of shared streams, one for those of partitions, which are [leased](leases), and
+//! one does everything else.
 
 mod backlog;
 mod dead;
 mod entries;
+mod leases;
 mod link;
 mod reading;
 mod streams;
@@ -18,17 +20,20 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis::{Cmd, FromRedisValue, Value};
 
+use self::leases::Leases;
 use self::link::{Link, LinkError};
 use self::streams::SourceStreams;
 pub(crate) use self::tail::Positions;
 use super::Script;
-use crate::backend::event_source::{Backlog, DeadLetter, EntryRef, EventSource, Received, Renewal, SourceUnavailable};
+use crate::backend::event_source::{
+    Backlog, DeadLetter, EntryRef, EventSource, Received, Renewal, SourceUnavailable, StreamLeases,
+};
 use crate::settings::{ConsumerSettings, PublisherSettings};
 
-static CLAIM: Script = Script::new(include_str!("claim.lua"));
-static RENEW: Script = Script::new(include_str!("renew.lua"));
+static CLAIM: Script = Script::new(concat!(include_str!("claimed.lua"), include_str!("claim.lua")));
+static RENEW: Script = Script::new(concat!(include_str!("leases/fence.lua"), include_str!("renew.lua")));
 static RETRY: Script = Script::new(include_str!("retry.lua"));
-static SET_ASIDE: Script = Script::new(include_str!("set_aside.lua"));
+static SET_ASIDE: Script = Script::new(concat!(include_str!("leases/fence.lua"), include_str!("set_aside.lua")));
 static LEAVE: Script = Script::new(include_str!("leave.lua"));
 static ACKNOWLEDGE: Script = Script::new(include_str!("acknowledge.lua"));
 
@@ -43,7 +48,9 @@ type Result<T, E = SourceUnavailable> = std::result::Result<T, E>;
 /// The streams of one consumer.
 pub(crate) struct RedisSource {
     reading: Link,
+    waiting: Link,
     control: Link,
+    leases: Leases,
     streams: SourceStreams,
     group: String,
     /// This consumer's name in the group.
@@ -65,6 +72,8 @@ impl RedisSource {
         let server = PublisherSettings { stream_name: streams.any_name(), ..server.clone() };
         Ok(Self {
             reading: Link::new(&server)?,
+            waiting: Link::new(&server)?,
+            leases: Leases::new(consumer.lease),
             control: Link::new(&server)?,
             streams,
             group,
@@ -112,7 +121,7 @@ impl EventSource for RedisSource {
     async fn claim(&self, most: usize) -> Result<Vec<Received>> {
         self.prepare(&self.control).await?;
         let mut claimed = Vec::new();
-        for (number, stream) in self.streams.all() {
+        for (number, stream) in self.streams.shared() {
             let page = (most - claimed.len().min(most)).min(PAGE);
             if page == 0 {
                 break;
@@ -151,9 +160,14 @@ impl EventSource for RedisSource {
         let mut lost = Vec::new();
         for (number, renewals) in Self::by_stream(renewals, |renewal| renewal.entry.stream) {
             let stream = self.streams.get(number);
+            let Some((leases, fence)) = self.fence(number, &stream) else {
+                lost.extend(renewals.iter().map(|renewal| renewal.entry));
+                continue;
+            };
             for page in renewals.chunks(PAGE) {
                 let mut request = RENEW.request();
-                request.arg(1).arg(&stream.name).arg(&self.group).arg(&self.name);
+                request.arg(1 + usize::from(leases.is_some())).arg(&stream.name).arg(&leases);
+                request.arg(&self.group).arg(&self.name).arg(&fence);
                 for Renewal { entry, deliveries, idle } in page.iter().copied() {
                     request.arg(entry.id.to_string()).arg(millis(*idle)).arg(*deliveries);
                 }
@@ -184,6 +198,10 @@ impl EventSource for RedisSource {
 
     fn stream_name(&self, stream: usize) -> String {
         self.streams.get(stream).name.clone()
+    }
+
+    fn leases(&self) -> Option<&dyn StreamLeases> {
+        Some(self)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Reading new entries.
+//! Reading new entries of shared streams.
 
 use redis::Value;
 
@@ -12,7 +12,7 @@ impl RedisSource {
     /// Entries whose reply is lost stay pending for this consumer, and are claimed like those of others.
     pub(super) async fn read_new(&self, most: usize) -> Result<Vec<Received>> {
         self.prepare(&self.reading).await?;
-        let streams = self.streams.all();
+        let streams = self.streams.shared();
         if streams.is_empty() {
             tokio::time::sleep(self.patience).await;
             return Ok(Vec::new());

@@ -1,14 +1,18 @@
 -- Moves an entry that is pending for this consumer to the dead letters.
--- KEYS: the stream, the stream of dead letters. ARGV: the group, this consumer, the id, the number of fields and values that
--- replace those of an entry that was trimmed, these, and the fields and values that are added.
+-- KEYS: the stream, the stream of dead letters, and the hash of the leases if it is a partition. ARGV: the group, this consumer,
+-- the partition, the owner and the token of the lease, the id, the number of fields and values that replace those of an entry
+-- that was trimmed, these, and the fields and values that are added.
 -- Returns 1, or 0 if the entry is not this consumer's.
-local id, count = ARGV[3], tonumber(ARGV[4])
+local id, count = ARGV[6], tonumber(ARGV[7])
+if KEYS[3] and not is_held(KEYS[3], ARGV[3], ARGV[4], ARGV[5]) then
+  return 0
+end
 if not redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1, ARGV[2])[1] then
   return 0
 end
 local found = redis.call('XRANGE', KEYS[1], id, id)
-local letter = found[1] and found[1][2] or { unpack(ARGV, 5, 4 + count) }
-for i = 5 + count, #ARGV do
+local letter = found[1] and found[1][2] or { unpack(ARGV, 8, 7 + count) }
+for i = 8 + count, #ARGV do
   letter[#letter + 1] = ARGV[i]
 end
 redis.call('XADD', KEYS[2], '*', unpack(letter))

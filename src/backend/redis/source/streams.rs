@@ -13,7 +13,7 @@ use super::{RedisSource, Result};
 use crate::backend::event_source::SourceUnavailable;
 use crate::settings::check::has_hash_tag;
 use crate::settings::name_template::NameTemplate;
-use crate::settings::partitions::partition_name;
+use crate::settings::partitions::{partition_name, partition_of};
 use crate::settings::{ConsumerSettings, PublisherSettings, StartAt};
 
 /// How often new streams are looked up, if there are globs.
@@ -21,6 +21,13 @@ const LOOK_UP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How many keys Redis looks at in one step of a look-up.
 const SCAN_COUNT: usize = 1_000;
+
+/// Which partition a stream is, or has the retried dead letters of.
+pub(super) struct Partition {
+    /// The partitions' names, without the dot and the number.
+    pub(super) base: String,
+    pub(super) n: u32,
+}
 
 /// One stream. Its number is its place in the list, which only grows.
 pub(super) struct SourceStream {
@@ -31,6 +38,8 @@ pub(super) struct SourceStream {
     pub(super) dead: String,
     /// It contains dead letters that an operator has retried, for this group alone.
     pub(super) is_retry: bool,
+    /// It is leased.
+    pub(super) partition: Option<Partition>,
     has_group: AtomicBool,
     /// The group was there once, so it begins again at the first entry.
     had_group: AtomicBool,
@@ -83,6 +92,11 @@ impl SourceStreams {
         list.iter().cloned().enumerate().collect()
     }
 
+    /// Those that several consumers read at a time.
+    pub(super) fn shared(&self) -> Vec<(usize, Arc<SourceStream>)> {
+        self.all().into_iter().filter(|(_, stream)| stream.partition.is_none()).collect()
+    }
+
     /// Groups are created again before the next read.
     pub(super) fn forget_groups(&self) {
         for (_, stream) in self.all() {
@@ -101,7 +115,7 @@ impl SourceStreams {
         names.iter().filter(is_new).filter(|name| !is_dead(name)).for_each(|name| self.add(name));
     }
 
-    /// Adds a stream, and the one for its retried dead letters.
+    /// Adds a stream, and then the one for its retried dead letters.
     fn add(&self, name: &str) {
         let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
         let dead = dead_letters_of(&self.dead_letters, name, &self.group);
@@ -116,6 +130,7 @@ impl SourceStreams {
                 origin: name.to_owned(),
                 dead: dead.clone(),
                 is_retry,
+                partition: partition(name),
                 has_group: AtomicBool::new(false),
                 had_group: AtomicBool::new(false),
             }));
@@ -205,6 +220,12 @@ fn streams_of(server: &PublisherSettings) -> Vec<String> {
         return (0..server.partitions).map(|n| partition_name(&template.pattern(), n)).collect();
     }
     if template.is_fixed() { vec![template.pattern()] } else { vec![template.glob()] }
+}
+
+fn partition(name: &str) -> Option<Partition> {
+    let (_, n) = partition_of(name)?;
+    let (base, _) = name.rsplit_once('.')?;
+    Some(Partition { base: base.to_owned(), n })
 }
 
 fn is_glob(name: &str) -> bool {
