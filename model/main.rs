@@ -52,6 +52,7 @@ mod in_flight;
 mod leases;
 mod message;
 mod ownership;
+mod partitions;
 mod poller;
 mod properties;
 mod publisher;

@@ -78,6 +78,8 @@ impl LeaseTable {
                 continue;
             };
             let lease = self.leases.get_mut(stream).filter(|lease| lease.token == grant.token);
+            // Its release may be under way, also after the lease has ended and was renewed.
+            let was_leaving = lease.as_ref().is_some_and(|lease| lease.is_leaving);
             let lease = lease.and_then(|lease| (lease.check(now) != LeaseState::Over).then_some(lease));
             match lease {
                 Some(lease) => lease.until = until,
@@ -86,7 +88,7 @@ impl LeaseTable {
                     is_changed = true;
                 }
             }
-            let is_leaving = self.is_leaving || grant.is_excess;
+            let is_leaving = self.is_leaving || was_leaving || grant.is_excess;
             if let Some(lease) = self.leases.get_mut(stream).filter(|lease| is_leaving && !lease.is_leaving) {
                 lease.is_leaving = true;
                 is_changed = true;
@@ -281,6 +283,18 @@ mod tests {
         );
         table.remove(0, 1);
         assert!(table.held(now).is_empty());
+    }
+
+    #[test]
+    fn a_lease_that_is_given_up_does_not_begin_again_after_its_end() {
+        let (mut table, _, now) = one();
+        let late = now.after(TERM);
+        table.renew(&[0], &[Grant { is_excess: true, ..grant(1) }], late, now);
+        table.renew(&[0], &[grant(1)], late.after(TERM), late);
+        assert!(table.readable(&BTreeSet::new(), late).is_empty());
+        assert_eq!(table.drained(&BTreeSet::new(), late), [(0, 1)]);
+        table.renew(&[0], &[grant(2)], late.after(TERM), late);
+        assert_eq!(table.readable(&BTreeSet::new(), late).len(), 1, "it was taken again");
     }
 
     #[test]
