@@ -1,5 +1,5 @@
-//! A service that handles each event once in effect, as in docs/inbox.md: the note that an event is handled and the service's
-//! own change are one transaction of the service's database.
+//! A service that handles each event once in effect, as in docs/inbox.md: the note that an event is handled and the
+//! service's own change are one transaction of the service's database.
 //!
 //! ```sh
 //! export EFFECTS_URL=postgres://localhost/effects

@@ -39,7 +39,7 @@ const SHORT: [Duration; 4] =
     [Duration::from_secs(24), Duration::from_secs(12), Duration::from_secs(6), Duration::from_secs(15)];
 
 /// The same with consumers, with an inbox and without one.
-const SHORT_OF_CONSUMERS: [Duration; 2] = [Duration::from_secs(12), Duration::from_secs(6)];
+const SHORT_OF_CONSUMERS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(5)];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_minute_of_all_faults_together_loses_duplicates_and_reorders_nothing() {

@@ -8,6 +8,7 @@ mod rules;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::block_in_place;
 
@@ -97,9 +98,10 @@ impl Deployment {
 
     /// Ends all consumers gracefully.
     pub(crate) async fn stop_consumers(&self) {
-        for slot in 0..self.consumers().slots.len() {
+        let stopping = (0..self.consumers().slots.len()).map(async |slot| {
             let (_, mut consumer) = self.consumer_at(slot).await;
             self.end(&mut consumer, Signal::TERM).await;
-        }
+        });
+        join_all(stopping).await;
     }
 }

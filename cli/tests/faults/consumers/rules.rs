@@ -1,5 +1,5 @@
-//! Tests that the suite can fail: with one rule switched off in the consumers, or without their inbox, the fault that the rule
-//! prevents is reported; with all rules on, the same steps have no findings.
+//! Tests that the suite can fail: with one rule switched off in the consumers, or without their inbox, the fault that the
+//! rule prevents is reported; with all rules on, the same steps have no findings.
 
 use std::time::Duration;
 
@@ -101,8 +101,8 @@ async fn handlers_take_longer_than_reclaim_after(off: Option<&'static str>) -> R
     Reconciliation::of(&committed, &consumers.effects.events().await)
 }
 
-/// A consumer's read is held until it is dead and another one has its partitions; it is executed while that one is stopped for a
-/// moment, and there are new events.
+/// A consumer's read is held until it is dead and another one has its partitions; it is executed while that one is stopped
+/// for a moment, and there are new events.
 async fn a_read_arrives_when_another_consumer_has_the_lease(off: Option<&'static str>) -> Reconciliation {
     let deployment = Deployment::consumed(off, Pace::Short, PARTITIONS).await;
     let consumers = deployment.consumers();
