@@ -28,7 +28,7 @@ pub(crate) const GUESTS: usize = 1;
 pub(crate) const PARTITIONS: u32 = 16;
 
 /// The way to the effects between faults: handlers take a while, so that a fault meets some of them.
-pub(crate) const SLOW: Passage = Passage::Delay(Duration::from_millis(20));
+pub(crate) const SLOW: Passage = Passage::Delay(Duration::from_millis(8));
 
 /// The consumers of one group, a proxy between each and its servers, and their database.
 pub(crate) struct Consumers {

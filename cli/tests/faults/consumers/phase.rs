@@ -77,15 +77,19 @@ impl FaultPhase {
 }
 
 impl Deployment {
-    /// Waits until the group has handled all entries; returns how many it has not when the time is over.
+    /// Waits until the group has handled all entries, or has no more effects for this long; returns how many it has not handled.
     pub(crate) async fn drain_consumers(&self, most: Duration) -> i64 {
-        let began = Instant::now();
+        let (mut since, mut known) = (Instant::now(), 0);
         loop {
             let left = self.unhandled().await;
-            if left == 0 || began.elapsed() > most {
+            if left == 0 || since.elapsed() > most {
                 return left;
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            let effects = self.consumers().effects.number("SELECT count(DISTINCT event_id) FROM effects").await;
+            if effects > known {
+                (since, known) = (Instant::now(), effects);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
