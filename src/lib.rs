@@ -69,7 +69,8 @@ pub use cloud_event::CLOUD_EVENT_NAMESPACE;
 pub use consumer::WebhookHandler;
 #[cfg(feature = "consumer")]
 pub use consumer::{
-    ConsumerBuilder, ConsumerHealth, DeadLetters, LetterFacts, LetterId, LettersChanged, OutboxConsumer, StreamTail,
+    ConsumerBuilder, ConsumerHealth, ConsumerStatus, DeadLetters, LetterFacts, LetterId, LettersChanged,
+    OutboxConsumer, StreamStatus, StreamTail,
 };
 pub use error::{IdConflict, InvalidEvent, PublishError, SettingsError, StoreError, SystemError};
 pub use event::{DataError, JsonText, OutboxEvent, Status, TypedEvent};

@@ -195,7 +195,9 @@ fn execute(cli: Cli, builder: Builder) -> anyhow::Result<()> {
             let settings = sources.load()?;
             runtime()?.block_on(dead::run(command, &settings))
         }
-        Command::Status(args) => with_admin(builder, load()?, async |admin, _| status::run(&args, &admin).await),
+        Command::Status(args) => {
+            with_admin(builder, load()?, async |admin, settings| status::run(&args, &admin, settings).await)
+        }
         Command::Health(args) => with_admin(builder, load()?, async |admin, _| health::run(&args, &admin).await),
         Command::Doctor(args) => with_admin(builder, load()?, async |admin, _| doctor::run(&args, &admin).await),
         Command::Cleanup(args) => with_admin(builder, load()?, async |admin, _| cleanup::run(&args, &admin).await),

@@ -1,9 +1,12 @@
 //! `outbox status`
 
+#[cfg(feature = "consumer")]
+mod consumers;
 mod history;
 
 use std::collections::BTreeMap;
 
+use actix_outbox::Settings;
 use actix_outbox::admin::{
     BackendStatus, CountMode, HandlerStatus, OrphanedFields, OutboxAdmin, OutboxStatus, WorkerStatus,
 };
@@ -14,7 +17,8 @@ use super::arguments::Format;
 use super::backends;
 use super::output::{self, time};
 
-/// Show the number of events, due events, workers, handlers, and orphaned fields next to the streams.
+/// Show the number of events, due events, workers, handlers, orphaned fields next to the streams, and what consumers have not
+/// handled.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -30,7 +34,8 @@ pub(super) struct Args {
     history: bool,
 }
 
-pub(super) async fn run(args: &Args, admin: &OutboxAdmin) -> anyhow::Result<()> {
+#[cfg_attr(not(feature = "consumer"), expect(unused_variables, reason = "consumers are a feature"))]
+pub(super) async fn run(args: &Args, admin: &OutboxAdmin, settings: &Settings) -> anyhow::Result<()> {
     let (counted, handlers) = tokio::try_join!(admin.status(CountMode::Exactly), admin.handlers())?;
     let mut status = StatusOutput::new(counted, handlers);
     status.schema = admin.schema();
@@ -45,6 +50,10 @@ pub(super) async fn run(args: &Args, admin: &OutboxAdmin) -> anyhow::Result<()> 
             Ok(streams) => status.set_streams(&name, streams),
             Err(error) => tracing::warn!("{error:#}"),
         }
+    }
+    #[cfg(feature = "consumer")]
+    {
+        status.consumers = consumers::read(settings).await;
     }
     if args.history {
         status.history = Some(History::read(admin).await?);
@@ -64,6 +73,10 @@ struct StatusOutput {
     backends: Vec<Backend>,
     workers: Vec<WorkerStatus>,
     handlers: Vec<HandlerStatus>,
+    /// The consumers of the settings, as far as their servers answer.
+    #[cfg(feature = "consumer")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    consumers: Vec<actix_outbox::ConsumerStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     history: Option<History>,
 }
@@ -83,7 +96,16 @@ impl StatusOutput {
     fn new(status: OutboxStatus, handlers: Vec<HandlerStatus>) -> Self {
         let OutboxStatus { counts, backends, workers, .. } = status;
         let backends = backends.into_iter().map(|status| Backend { status, left_behind: None, streams: None });
-        Self { schema: None, counts, backends: backends.collect(), workers, handlers, history: None }
+        Self {
+            schema: None,
+            counts,
+            backends: backends.collect(),
+            workers,
+            handlers,
+            #[cfg(feature = "consumer")]
+            consumers: Vec::new(),
+            history: None,
+        }
     }
 
     fn set_orphans(&mut self, backend: &str, left: Vec<OrphanedFields>) {
@@ -117,6 +139,8 @@ impl StatusOutput {
             output::line("")?;
             print_handlers(&self.handlers)?;
         }
+        #[cfg(feature = "consumer")]
+        consumers::print(&self.consumers)?;
         if let Some(history) = &self.history {
             history.print()?;
         }

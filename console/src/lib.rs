@@ -23,6 +23,8 @@ mod assets;
 mod auth;
 mod data;
 mod error;
+#[cfg(feature = "consumer")]
+mod letters;
 mod limits;
 mod methods;
 mod middleware;
@@ -62,6 +64,8 @@ pub struct Console {
     doctor: Arc<DoctorCache>,
     access: Arc<Access>,
     limits: Arc<Limits>,
+    #[cfg(feature = "consumer")]
+    settings: Arc<Settings>,
 }
 
 impl Console {
@@ -85,7 +89,15 @@ impl Console {
         settings.database.connections = Some(connections);
         let admin = builder.admin_with(&settings)?;
         let (overview, doctor) = (Arc::default(), Arc::default());
-        Ok(Self { admin, overview, doctor, access: Arc::new(access), limits: Arc::default() })
+        Ok(Self {
+            admin,
+            overview,
+            doctor,
+            access: Arc::new(access),
+            limits: Arc::default(),
+            #[cfg(feature = "consumer")]
+            settings: Arc::new(settings),
+        })
     }
 }
 
@@ -93,7 +105,10 @@ impl Console {
 /// earlier registered service handles.
 pub fn scope(path: &str, console: &Console) -> impl HttpServiceFactory + use<> {
     let checks = Checks { access: Arc::clone(&console.access), limits: Arc::clone(&console.limits), refused };
-    actix_web::web::scope(path)
+    let scope = actix_web::web::scope(path);
+    #[cfg(feature = "consumer")]
+    let scope = scope.app_data(actix_web::web::Data::from(Arc::clone(&console.settings)));
+    scope
         .app_data(actix_web::web::Data::new(console.admin.clone()))
         .app_data(actix_web::web::Data::from(Arc::clone(&console.overview)))
         .app_data(actix_web::web::Data::from(Arc::clone(&console.doctor)))

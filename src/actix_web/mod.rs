@@ -38,10 +38,14 @@
 //! The body is `{"error": "…"}`. For 4xx it says what is wrong, without the value. For 5xx it names no server and no reason:
 //! that is logged. A [`TransactionError`](crate::TransactionError) has the status of the library's error that it holds.
 
+#[cfg(feature = "consumer")]
+mod consumer_probes;
 mod errors;
 mod extract;
 mod gauges;
 mod probes;
 
+#[cfg(feature = "consumer")]
+pub use consumer_probes::ConsumerProbes;
 pub use extract::NoOutbox;
 pub use probes::Probes;

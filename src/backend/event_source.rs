@@ -114,6 +114,8 @@ pub(crate) struct Backlog {
     pub(crate) stream: String,
     /// Entries that no consumer has read; `None` if the server cannot tell.
     pub(crate) unread: Option<u64>,
+    /// The group exists in it.
+    pub(crate) has_group: bool,
     /// Entries that a consumer has read and not acknowledged.
     pub(crate) pending: u64,
     /// The age of the oldest of these.

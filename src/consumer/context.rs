@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -57,8 +57,12 @@ pub(super) struct ConsumerContext {
     /// Events that may still be handled, if their number is limited.
     pub(super) quota: Option<Semaphore>,
     pub(super) metrics: ConsumerMetrics,
+    /// How many entries were acknowledged.
+    pub(super) acknowledged: AtomicU64,
     /// How many events of the quota are not handled.
     unhandled: AtomicUsize,
+    /// When the reader last turned.
+    turned: Mutex<BootInstant>,
     stopping: watch::Sender<bool>,
     /// Entries that were not handled and are given to other consumers.
     released: Mutex<Vec<Renewal>>,
@@ -83,6 +87,8 @@ impl ConsumerContext {
             quota: limit.map(|most| Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
             unhandled: AtomicUsize::new(limit.unwrap_or(usize::MAX)),
             metrics: ConsumerMetrics::new(&name),
+            acknowledged: AtomicU64::new(0),
+            turned: Mutex::new(BootInstant::now()),
             stopping: watch::Sender::new(false),
             released: Mutex::default(),
             trouble: Mutex::default(),
@@ -130,6 +136,16 @@ impl ConsumerContext {
             () = tokio::time::sleep(time) => true,
             () = self.stopped() => false,
         }
+    }
+
+    /// Notes that the reader makes progress.
+    pub(super) fn turn(&self, now: BootInstant) {
+        *self.turned.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    /// How long the reader has made no progress.
+    pub(super) fn silent_for(&self) -> Duration {
+        BootInstant::now().since(*self.turned.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether an entry may be given to handlers.

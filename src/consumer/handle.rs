@@ -1,6 +1,8 @@
 //! `OutboxConsumer`: the handle that applications keep.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -9,6 +11,9 @@ use super::context::ConsumerContext;
 use super::health::ConsumerHealth;
 use crate::backend::event_source::StreamLeases;
 use crate::error::SystemError;
+
+/// How much longer than its calls a turn of the reader may take.
+const TURN_MARGIN: Duration = Duration::from_secs(5);
 
 /// A running consumer. Cheap to clone; it runs until [`shutdown`](Self::shutdown) or until actix' own system stops.
 ///
@@ -67,11 +72,32 @@ impl OutboxConsumer {
         }
     }
 
+    /// Checks whether the reader has made progress lately, whatever the state of the server. Asks no server.
+    ///
+    /// # Errors
+    /// A description of the problem, for the operator.
+    pub fn alive(&self) -> Result<(), String> {
+        let settings = &self.context.settings;
+        // The longest that one turn takes: connecting, a look-up of streams, a claim or a read.
+        let limit = TURN_MARGIN + settings.connect_timeout + 4 * settings.socket_timeout;
+        let silent = self.context.silent_for();
+        if silent < limit || self.context.is_stopping() {
+            return Ok(());
+        }
+        Err(format!("reader has made no progress for {silent:.1?}, longer than {limit:?}"))
+    }
+
     /// Waits until the consumer has stopped: after [`shutdown`](Self::shutdown), or because it has handled as many events as
     /// [`limit`](crate::ConsumerBuilder::limit) says.
     pub async fn ended(&self) {
         // An error means that it has ended as well.
         let _ = self.ended.clone().wait_for(|ended| *ended).await;
+    }
+
+    /// How many entries this consumer has acknowledged since it started.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.context.acknowledged.load(Ordering::Relaxed)
     }
 
     /// Updates the metrics that show a state: what is unread, pending and dead. Call it before each scrape, for example.

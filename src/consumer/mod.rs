@@ -15,6 +15,7 @@ mod health;
 mod held;
 mod partitions;
 mod starting;
+mod status;
 mod tail;
 mod tasks;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use builder::ConsumerBuilder;
 pub use dead_letters::{DeadLetters, LetterFacts, LetterId, LettersChanged};
 pub use handle::OutboxConsumer;
 pub use health::ConsumerHealth;
+pub use status::{ConsumerStatus, StreamStatus};
 pub use tail::StreamTail;
 #[cfg(feature = "http-backend")]
 pub use webhook::WebhookHandler;

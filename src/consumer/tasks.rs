@@ -1,6 +1,7 @@
 //! The tasks that read shared streams, acknowledge, and renew.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -21,6 +22,7 @@ pub(super) async fn read(context: Arc<ConsumerContext>, entries: mpsc::Sender<Ve
     let (mut failures, mut next_claim) = (0, BootInstant::now());
     while !context.is_stopping() {
         let asked = BootInstant::now();
+        context.turn(asked);
         let room = context.held.room(asked);
         if room == 0 {
             wait_for_room(&context).await;
@@ -69,6 +71,7 @@ pub(super) async fn acknowledge(context: Arc<ConsumerContext>, mut handled: mpsc
             failures = failures.saturating_add(1);
         }
         context.metrics.acknowledged.increment(entries.len() as u64);
+        context.acknowledged.fetch_add(entries.len() as u64, Ordering::Relaxed);
         context.held.remove(entries.drain(..), BootInstant::now());
         context.metrics.in_flight.set(context.held.len() as f64);
     }

@@ -26,6 +26,13 @@ pub enum InboxError<D> {
     Database(#[source] D),
 }
 
+/// Lets a transaction of diesel have this error.
+impl From<diesel::result::Error> for InboxError<diesel::result::Error> {
+    fn from(error: diesel::result::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
 /// Lets `?` work in a transaction whose error is diesel's.
 impl From<InboxError<Self>> for diesel::result::Error {
     fn from(error: InboxError<Self>) -> Self {

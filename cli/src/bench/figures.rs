@@ -66,6 +66,16 @@ const THROUGHPUT: &[Figure] = &[
     figure("send.1", RATE, "`PublishEvent` from one sender", &["publish"]),
     figure("send.8", RATE, "from 8 senders", &["publish"]),
     figure("send.64", RATE, "from 64 senders", &["publish", "publish.64"]),
+    figure("consume.read", RATE, "XREADGROUP and XACK alone", &[]),
+    figure("consume", RATE, "a consumer with a handler that does nothing", &["consume.read"]),
+    figure("consume.keys", RATE, "with 1,000 keys", &["consume"]),
+    figure("inbox.insert", RATE, "a raw INSERT of 500 notes", &[]),
+    figure(
+        "consume.inbox",
+        RATE,
+        "a consumer whose handler notes as many in a transaction",
+        &["inbox.insert", "consume"],
+    ),
 ];
 
 const LATENCY: &[[Figure; 4]] = &[

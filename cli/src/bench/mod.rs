@@ -6,6 +6,7 @@
 mod backend;
 mod backlog;
 mod collector;
+mod consuming;
 mod drain;
 mod env;
 mod figures;
@@ -89,6 +90,8 @@ enum Group {
     Drain,
     /// The cost of publishing, compared with a plain INSERT.
     Publish,
+    /// How fast a consumer handles the entries of a stream, alone and with a note in an inbox for each.
+    Consume,
     /// The time from a commit until the entry is in the stream.
     Latency,
     /// The cost of wake-ups for writers.
@@ -132,6 +135,7 @@ impl Part {
         match self {
             Self::Group(Group::Drain) => drain::steps(rounds),
             Self::Group(Group::Publish) => publishing::steps(rounds),
+            Self::Group(Group::Consume) => consuming::steps(rounds),
             Self::Group(Group::Latency) => latency::steps(rounds),
             Self::Group(Group::Wakes) => wakeups::steps(rounds),
             Self::Group(Group::Idle) => idle::steps(rounds),
@@ -144,6 +148,7 @@ impl Part {
         match self {
             Self::Group(Group::Drain) => drain::measure(bench).await,
             Self::Group(Group::Publish) => publishing::measure(bench).await,
+            Self::Group(Group::Consume) => consuming::measure(bench).await,
             Self::Group(Group::Latency) => latency::measure(bench).await,
             Self::Group(Group::Wakes) => wakeups::measure(bench).await,
             Self::Group(Group::Idle) => idle::measure(bench).await,

@@ -148,6 +148,13 @@ async fn a_command_that_fails_is_run_again_and_then_its_event_is_a_dead_letter()
     let shown: Value = serde_json::from_str(&shown.stdout()).unwrap();
     assert_eq!(shown["cloud_event"]["data"]["n"], 2);
 
+    let status = mail.run(&["status", "--format", "json"]).await;
+    let status: Value = serde_json::from_str(&status.stdout()).unwrap();
+    let stream = &status["consumers"][0]["streams"][0];
+    assert_eq!((&stream["unread"], &stream["pending"], &stream["dead_letters"]), (&0.into(), &0.into(), &1.into()));
+    let table = mail.run(&["status"]).await.stdout();
+    assert!(table.contains("CONSUMER") && table.contains(mail.test.stream_name()), "{table}");
+
     assert_eq!(mail.run(&["dead", "retry", "mailer", "--all"]).await.stdout(), "retried 1 dead letter\n");
     assert_eq!(mail.consume(&["consume", "mailer", "--limit", "1"]).await, [2]);
     let gone = mail.run(&["dead", "delete", "mailer", entry, "--format", "json"]).await;

@@ -211,3 +211,23 @@ async fn the_program_exports_the_spans_of_sampled_events_by_otlp() {
     }
     assert!(!spans.contains("not-sampled"), "{spans:?}");
 }
+
+#[actix::test]
+async fn consuming_continues_the_trace_in_which_the_event_was_published() {
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let test = TestOutbox::new().await;
+    let traced = format!("traceparent=00-{trace}-b7ad6b7169203331-01");
+    test.run(&["publish", "t", "--source", "s", "--extension", &traced]).await;
+    test.drain(&test.settings().write()).await;
+    let (port, received) = collector().await;
+    let arguments = ["consume", "--stream", test.stream_name(), "--group", "mailer", "--limit", "1"];
+    let mut consumer = test.outbox(&test.settings().write(), &arguments);
+    consumer.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{port}"));
+    let mut consumer = Running::spawn(&mut consumer);
+    assert!(consumer.wait_exit(PATIENCE).await.success(), "{}", consumer.stderr());
+    let bytes: Vec<u8> =
+        (0..trace.len()).step_by(2).map(|at| u8::from_str_radix(&trace[at..at + 2], 16).unwrap()).collect();
+    let spans = received.lines().concat();
+    assert!(spans.contains("process command-line"), "{spans:?}");
+    assert!(spans.contains(&*String::from_utf8_lossy(&bytes)), "{spans:?}");
+}

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::doctor::Patient;
+use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually};
 use crate::test_outbox::TestOutbox;
 use crate::web::{Console, FAILED, OPERATOR, READER, Said, form, insert, secrets};
@@ -224,4 +225,66 @@ async fn the_doctor_shows_what_it_finds_and_looks_once_in_ten_seconds() {
     let page = sound.get("/doctor", &sound.sign_in(READER)).body;
     assert!(page.contains("Nothing was found."), "{page}");
     assert_eq!(sound.api("GET", "/doctor", READER, None).json()["findings"], json!([]));
+}
+
+#[tokio::test]
+async fn dead_letters_of_consumers_are_retried_and_deleted_after_a_confirmation() {
+    let test = TestOutbox::new().await;
+    let consumer = "[consumers.mailer]\nsource = \"default\"\nmax_deliveries = 1";
+    let console = Console::open(&test, &format!("{consumer}\n{}", secrets())).await;
+    let cookie = console.sign_in(OPERATOR);
+    assert!(console.get("/consumers", &cookie).body.contains("none of its streams exists yet"));
+    test.insert(3, 1).await;
+    test.drain(&test.settings().write()).await;
+    let settings = test.settings().worker(consumer).write();
+    let mut failing = std::process::Command::new(env!("CARGO_BIN_EXE_outbox"));
+    failing.env("OUTBOX_CONFIG", &settings).args(["consume", "mailer", "--exec", "false"]);
+    let failing = Running::spawn(&mut failing);
+    let letters = async || console.api("GET", "/consumers/mailer/dead", READER, None).json();
+    eventually("all are dead", PATIENCE, async || letters().await.as_array().unwrap().len() == 3).await;
+    drop(failing);
+
+    let overview = console.get("/consumers", &cookie).body;
+    assert!(
+        overview.contains(test.stream_name()) && overview.contains("/consumers/dead?consumer=mailer"),
+        "{overview}"
+    );
+    let list = console.get("/consumers/dead?consumer=mailer", &cookie).body;
+    assert!(list.contains("the command ended with exit status: 1") && list.contains("thing.happened"), "{list}");
+    let reader = console.sign_in(READER);
+    assert!(!console.get("/consumers/dead?consumer=mailer", &reader).body.contains("value=\"delete\""));
+
+    let letters = letters().await;
+    let ids: Vec<&str> = letters.as_array().unwrap().iter().map(|letter| letter["id"].as_str().unwrap()).collect();
+    let one = form(&[("consumer", "mailer"), ("action", "delete"), ("id", ids[0])]);
+    let confirm = console.get(&format!("/consumers/confirm?{one}"), &cookie);
+    assert_eq!(title(&confirm), "Delete 1 dead letter?");
+    assert!(confirm.body.contains("cannot be undone"));
+    assert_eq!(console.get(&format!("/consumers/confirm?{one}"), &reader).status, 403);
+    let pairs = [("consumer", "mailer"), ("action", "delete"), ("id", ids[0])];
+    assert_eq!(title(&submit(&console, &cookie, "/consumers/change", &pairs)), "1 dead letter deleted");
+    let again = submit(&console, &cookie, "/consumers/change", &pairs);
+    assert!(title(&again) == "0 dead letters deleted" && again.body.contains("not there any more"), "{}", again.body);
+    let all = console.get("/consumers/confirm?consumer=mailer&action=retry&all=1", &cookie);
+    assert_eq!(title(&all), "Retry 2 dead letters?");
+    let retried = post(&console, "/consumers/mailer/dead/changes", json!({"action": "retry", "all": true}));
+    assert_eq!(retried.json(), json!({"changed": 2, "missing": []}));
+
+    let refused =
+        console.api("POST", "/consumers/mailer/dead/changes", READER, Some(json!({"action": "retry", "all": true})));
+    assert_eq!(refused.status, 403);
+    for (path, expected) in [
+        ("/consumers/dead?consumer=nobody", 404),
+        ("/consumers/dead?consumer=mailer&x=1", 400),
+        ("/consumers/confirm?consumer=mailer&action=retry", 400),
+        ("/consumers/confirm?consumer=mailer&action=eat&all=1", 400),
+    ] {
+        assert_eq!(console.get(path, &cookie).status, expected, "{path}");
+    }
+    let wrong = post(&console, "/consumers/mailer/dead/changes", json!({"action": "retry"}));
+    assert_eq!(wrong.status, 400, "{}", wrong.body);
+    let foreign = json!({"action": "delete", "ids": [format!("{}/1-1", test.stream_name())]});
+    assert_eq!(post(&console, "/consumers/mailer/dead/changes", foreign).status, 404);
+    let known = console.api("GET", "/consumers", READER, None).json();
+    assert_eq!((&known[0]["name"], &known[0]["status"]["group"]), (&json!("mailer"), &json!("mailer")));
 }

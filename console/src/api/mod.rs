@@ -2,6 +2,8 @@
 
 mod backends;
 mod changes;
+#[cfg(feature = "consumer")]
+mod consumers;
 mod doctor;
 
 use std::time::Duration;
@@ -41,6 +43,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
             .service(post("/events/changes", changes::change))
             .service(post("/events/moves", changes::move_events))
             .service(post("/backends/changes", backends::change_backend))
+            .configure(consumer_routes)
             .service(get("/doctor", doctor::doctor))
             .service(get("/audit", audit))
             .service(get("/events/{id}", event))
@@ -49,6 +52,23 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
             .default_service(web::to(not_found)),
     );
 }
+
+#[cfg(feature = "consumer")]
+fn consumer_routes(config: &mut web::ServiceConfig) {
+    config
+        .service(get("/consumers", consumers::consumers))
+        .service(get("/consumers/{name}/dead", consumers::dead))
+        .service(post("/consumers/{name}/dead/changes", consumers::change));
+}
+
+#[cfg(not(feature = "consumer"))]
+fn consumer_routes(_: &mut web::ServiceConfig) {}
+
+/// The part of the API that is for consumers.
+#[cfg(feature = "consumer")]
+#[derive(OpenApi)]
+#[openapi(paths(consumers::consumers, consumers::dead, consumers::change), security(("secret" = [])))]
+struct ConsumersDescription;
 
 /// The API of the console of actix-outbox.
 #[derive(OpenApi)]
@@ -162,6 +182,8 @@ impl actix_web::Responder for Problem {
 
 async fn description(base: web::ReqData<Base>) -> web::Json<utoipa::openapi::OpenApi> {
     let mut description = Description::openapi();
+    #[cfg(feature = "consumer")]
+    description.merge(ConsumersDescription::openapi());
     description.servers = Some(vec![Server::new(format!("{}/api/v1", base.path))]);
     web::Json(description)
 }

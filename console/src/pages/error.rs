@@ -3,6 +3,8 @@
 use std::borrow::Borrow;
 
 use actix_outbox::StoreError;
+#[cfg(feature = "consumer")]
+use actix_outbox::SystemError;
 use actix_outbox::admin::AdminError;
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, ResponseError};
@@ -27,6 +29,19 @@ impl PageError {
         move |error| {
             let error = error.borrow();
             Self { layout, status: error.status_code(), message: error.to_string() }
+        }
+    }
+
+    #[cfg(feature = "consumer")]
+    pub(super) fn from_system(layout: &PageLayout) -> impl FnOnce(SystemError) -> Self {
+        let layout = layout.clone();
+        move |error| {
+            let status = match &error {
+                SystemError::Settings(_) => StatusCode::NOT_FOUND,
+                SystemError::Source(_) => StatusCode::SERVICE_UNAVAILABLE,
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            Self { layout, status, message: error.to_string() }
         }
     }
 

@@ -15,8 +15,14 @@ use crate::request_info::{Base, SIGN_OUT};
 const HTMX: &str =
     r#"{"includeIndicatorStyles":false,"allowEval":false,"selfRequestsOnly":true,"historyEnabled":false}"#;
 
-const PAGES: [(&str, &str); 4] =
-    [("/", "Overview"), ("/events", "Events"), ("/audit", "Changes"), ("/doctor", "Doctor")];
+const PAGES: &[(&str, &str)] = &[
+    ("/", "Overview"),
+    ("/events", "Events"),
+    #[cfg(feature = "consumer")]
+    ("/consumers", "Consumers"),
+    ("/audit", "Changes"),
+    ("/doctor", "Doctor"),
+];
 
 /// The console's path, and the session of the request.
 #[derive(Debug, Clone)]
@@ -121,7 +127,7 @@ impl PageLayout {
         html! {
             nav aria-label="Pages" {
                 @for (path, name) in PAGES {
-                    a href=(self.link(path)) aria-current=[(path == at).then_some("page")] { (name) }
+                    a href=(self.link(path)) aria-current=[(*path == at).then_some("page")] { (name) }
                 }
             }
             @if self.base.signs_in {

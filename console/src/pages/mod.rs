@@ -4,6 +4,8 @@ mod audit;
 mod backends;
 mod changing;
 mod chart;
+#[cfg(feature = "consumer")]
+mod consumers;
 mod doctor;
 mod error;
 mod event;
@@ -23,6 +25,12 @@ use super::methods::{get, post, refuse_but};
 use super::request_info::{RequestInfo, SIGN_IN, SIGN_OUT};
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
+    #[cfg(feature = "consumer")]
+    config
+        .service(get("/consumers", consumers::show))
+        .service(get("/consumers/dead", consumers::list))
+        .service(get("/consumers/confirm", consumers::confirm))
+        .service(post("/consumers/change", consumers::change));
     config
         .service(get("", home))
         .service(get("/", overview::show))

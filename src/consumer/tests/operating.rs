@@ -115,3 +115,54 @@ async fn a_tail_reads_without_a_group() {
         ::redis::cmd("XINFO").arg("GROUPS").arg(&stream.name).query_async(&mut stream.connection).await.unwrap();
     assert_eq!(groups.len(), 0);
 }
+
+#[actix::test]
+async fn the_status_says_what_is_unread_pending_and_dead() {
+    let mut stream = Stream::new().await;
+    let settings = stream.builder("operator", |_| {}).settings;
+    let status = async || crate::ConsumerStatus::of(&settings, "mail").await.unwrap();
+    assert_eq!(status().await.streams, [], "the stream does not exist");
+    stream.add(1..=5, "").await;
+    let unread = status().await.streams.remove(0);
+    assert_eq!((unread.has_group, unread.unread, unread.pending), (false, Some(5), 0));
+    let notes = Notes::default();
+    let builder = stream.builder("mailer-1", |settings| settings.shutdown_timeout = Duration::ZERO);
+    let hangs = notes.worker(|event| {
+        Box::pin(async move {
+            if event.seq == 1 { Err(HandlerError::permanent("no")) } else { std::future::pending().await }
+        })
+    });
+    let consumer = builder.subscribe(hangs).start().await.unwrap();
+    eventually("one is dead and four hang", PATIENCE, async || {
+        let status = status().await;
+        assert_eq!((status.name.as_str(), status.group.as_str()), ("mail", "mailer"));
+        let stream = &status.streams[0];
+        stream.dead_letters == 1 && stream.pending == 4 && stream.oldest_pending_seconds.is_some()
+    })
+    .await;
+    consumer.alive().unwrap();
+    consumer.update_gauges().await.unwrap();
+    let _ = consumer.shutdown().await;
+}
+
+#[actix::test]
+async fn a_consumer_is_ready_while_its_streams_can_be_read_and_its_handlers_run() {
+    use actix_web::test::{TestRequest, call_service, init_service};
+
+    let mut server = Server::start(&[]);
+    let stream = Stream::on(server.url()).await;
+    let consumer = stream.start(Notes::default().handler(|_| Ok(()))).await;
+    let probes = crate::actix_web::ConsumerProbes::new(&consumer).metrics(|| "metrics".to_owned());
+    let app = init_service(actix_web::App::new().configure(|config| probes.configure(config))).await;
+    let status = async |path: &str| {
+        let response = call_service(&app, TestRequest::get().uri(path).to_request()).await;
+        response.status().as_u16()
+    };
+    assert_eq!([status("/healthz").await, status("/readyz").await, status("/metrics").await], [200; 3]);
+    server.kill();
+    eventually("it is not ready", PATIENCE, async || status("/readyz").await == 503).await;
+    assert_eq!(status("/healthz").await, 200, "a restart would not help");
+    server.start_again();
+    eventually("it is ready again", PATIENCE, async || status("/readyz").await == 200).await;
+    consumer.shutdown().await.unwrap();
+}

@@ -81,7 +81,7 @@ fn names(figures: &Value) -> BTreeSet<String> {
 #[tokio::test]
 async fn a_run_has_every_figure_that_is_documented_and_leaves_nothing_behind() {
     let bench = Bench::new().await;
-    let groups = ["drain", "publish", "latency", "wakes", "idle"].join(",");
+    let groups = ["drain", "publish", "consume", "latency", "wakes", "idle"].join(",");
     let arguments = ["--events", "200", "--only", &groups, "--backlog", "0.001", "--pinned-horizon"];
     let mut run = Running::spawn(&mut bench.command(&arguments));
     let status = run.wait_exit(DRAIN).await;
@@ -182,7 +182,11 @@ fn what_cannot_be_measured_is_refused() {
     let shell = Shell::new();
     shell.refuses(&["bench", "--events", "0"], 2, "0 is not in 1..");
     shell.refuses(&["bench", "--rounds", "0"], 2, "0 is not in 1..");
-    shell.refuses(&["bench", "--only", "everything"], 2, "possible values: drain, publish, latency, wakes, idle");
+    shell.refuses(
+        &["bench", "--only", "everything"],
+        2,
+        "possible values: drain, publish, consume, latency, wakes, idle",
+    );
     shell.refuses(&["bench", "--backlog", "many"], 2, "write how many millions, such as 5 or 0.5");
     shell.refuses(&["bench", "--backlog", "5"], 2, "are for PostgreSQL");
     let elsewhere = ["bench", "--database-url", "postgres://127.0.0.1:1/app"];

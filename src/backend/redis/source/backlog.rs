@@ -5,47 +5,62 @@ use std::time::Duration;
 
 use redis::{Pipeline, Value, from_redis_value};
 
+use super::streams::SourceStream;
 use super::{RedisSource, Result};
 use crate::backend::event_source::{Backlog, EntryId};
 
 /// How many entries are pending, the first one, the last one, and how many each consumer has.
-type Pending = (u64, Value, Value, Value);
-
-/// The groups, what is pending, the number of dead letters, and the time.
-type Answers = (Value, Pending, u64, (u64, u64));
+type Pending = (u64, Option<String>, Option<String>, Option<Vec<Value>>);
 
 impl RedisSource {
     pub(super) async fn read_backlogs(&self) -> Result<Vec<Backlog>> {
+        self.find_streams().await?;
         let mut backlogs = Vec::new();
         for (_, stream) in self.streams.all() {
-            let mut questions = Pipeline::new();
-            questions.cmd("XINFO").arg("GROUPS").arg(&stream.name);
-            questions.cmd("XPENDING").arg(&stream.name).arg(&self.group);
-            questions.cmd("XLEN").arg(&stream.dead);
-            questions.cmd("TIME");
-            let answers = self.control.pipeline(&questions).await;
-            let (groups, (pending, first, ..), dead, (seconds, micros)): Answers =
-                answers.map_err(|error| self.explain(&error))?;
-            let first: Option<String> = from_redis_value(first).unwrap_or_default();
-            let now = Duration::from_secs(seconds) + Duration::from_micros(micros);
-            let added = first.and_then(|id| id.parse().ok()).map(|id: EntryId| Duration::from_millis(id.millis));
-            backlogs.push(Backlog {
-                stream: stream.name.clone(),
-                unread: unread(groups, &self.group),
-                pending,
-                oldest: added.map(|added| now.saturating_sub(added)),
-                dead: if stream.is_retry { 0 } else { dead },
-            });
+            let backlog = self.read_backlog(&stream).await?;
+            if backlog != Backlog::default() {
+                backlogs.push(Backlog { stream: stream.name.clone(), ..backlog });
+            }
         }
         Ok(backlogs)
     }
+
+    /// The stream's backlog, without its name; the default if it does not exist or is an empty one of retried letters.
+    async fn read_backlog(&self, stream: &SourceStream) -> Result<Backlog> {
+        let mut questions = Pipeline::new();
+        questions.cmd("EXISTS").arg(&stream.name).cmd("XLEN").arg(&stream.name).cmd("XLEN").arg(&stream.dead);
+        let answers = self.control.pipeline(&questions).await;
+        let (exists, length, dead): (bool, u64, u64) = answers.map_err(|error| self.explain(&error))?;
+        if !exists || (stream.is_retry && length == 0) {
+            return Ok(Backlog::default());
+        }
+        let dead = if stream.is_retry { 0 } else { dead };
+        let mut question = redis::cmd("XINFO");
+        question.arg("GROUPS").arg(&stream.name);
+        let groups: Value = self.control.query(&question).await.map_err(|error| self.explain(&error))?;
+        let Some(lag) = lag_of(groups, &self.group) else {
+            // Without a group, nothing has been read.
+            return Ok(Backlog { unread: Some(length), has_group: false, dead, ..Backlog::default() });
+        };
+        let mut questions = Pipeline::new();
+        questions.cmd("XPENDING").arg(&stream.name).arg(&self.group).cmd("TIME");
+        let answers = self.control.pipeline(&questions).await;
+        let ((pending, first, ..), (seconds, micros)): (Pending, (u64, u64)) =
+            answers.map_err(|error| self.explain(&error))?;
+        let now = Duration::from_secs(seconds) + Duration::from_micros(micros);
+        let added = first.and_then(|id| id.parse().ok()).map(|id: EntryId| Duration::from_millis(id.millis));
+        let oldest = added.map(|added| now.saturating_sub(added));
+        Ok(Backlog { stream: String::new(), unread: lag, has_group: true, pending, oldest, dead })
+    }
 }
 
-/// The `lag` of a group, which Redis knows from 7.0 on, unless entries in the middle of the stream were deleted.
-fn unread(groups: Value, group: &str) -> Option<u64> {
+/// The `lag` of a group, which Redis knows from 7.0 on, unless entries in the middle of the stream were deleted. `None` if there
+/// is no such group.
+fn lag_of(groups: Value, group: &str) -> Option<Option<u64>> {
     let groups: Vec<HashMap<String, Value>> = from_redis_value(groups).ok()?;
-    let ours = groups.into_iter().find(|facts| {
+    let is_ours = |facts: &HashMap<String, Value>| {
         facts.get("name").cloned().and_then(|name| from_redis_value::<String>(name).ok()).as_deref() == Some(group)
-    });
-    ours?.remove("lag").and_then(|lag| from_redis_value(lag).ok())
+    };
+    let mut ours = groups.into_iter().find(is_ours)?;
+    Some(ours.remove("lag").and_then(|lag| from_redis_value(lag).ok()))
 }

@@ -10,7 +10,8 @@ use super::streams::{Streams, partition};
 use super::{entry, meta_key};
 use crate::backend::BackendError;
 use crate::backend::redis::{Address, errors};
-use crate::event::OutboxEvent;
+use crate::event::{JsonText, OutboxEvent};
+use crate::fixtures;
 use crate::settings::PublisherSettings;
 use crate::settings::partitions::{MAX_PARTITIONS, partition_name};
 
@@ -102,6 +103,52 @@ impl RawStream {
             request.ignore();
         }
         pipeline.query_async(&mut self.connection).await.map_err(unavailable)
+    }
+
+    /// Adds this many events of 60 bytes to the first stream, each with an id of its own, spread over keys.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn fill(&mut self, events: u32, keys: u32) -> Result<(), BackendError> {
+        self.streams.truncate(1);
+        let numbers: Vec<u32> = (0..events).collect();
+        for page in numbers.chunks(PAGE as usize) {
+            let event = |n: &u32| {
+                let key = if keys == 0 { String::new() } else { format!("key-{}", n % keys) };
+                let mut event = fixtures::event(i64::from(*n), &key);
+                event.data = Some(JsonText::new(format!("\"{}\"", "x".repeat(58))));
+                Arc::new(event)
+            };
+            self.add(&page.iter().map(event).collect::<Vec<_>>()).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads this many entries of the first stream in a group, and acknowledges each page: what a consumer cannot do without.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn read_in_group(&mut self, events: u32) -> Result<(), BackendError> {
+        let stream = &self.streams[0];
+        let mut create = redis::cmd("XGROUP");
+        create.arg(&["CREATE", stream, "alone", "0"]);
+        create.query_async::<()>(&mut self.connection).await.map_err(unavailable)?;
+        let mut left = events as usize;
+        while left > 0 {
+            let mut request = redis::cmd("XREADGROUP");
+            request.arg(&["GROUP", "alone", "alone"]).arg("COUNT").arg(PAGE).arg("STREAMS").arg(stream).arg(">");
+            let read: Read = request.query_async(&mut self.connection).await.map_err(unavailable)?;
+            let ids: Vec<String> =
+                read.into_iter().flatten().flat_map(|(_, entries)| entries).map(|(id, _)| id).collect();
+            if ids.is_empty() {
+                return Ok(());
+            }
+            left = left.saturating_sub(ids.len());
+            let mut request = redis::cmd("XACK");
+            request.arg(stream).arg("alone").arg(ids);
+            request.query_async::<()>(&mut self.connection).await.map_err(unavailable)?;
+        }
+        Ok(())
     }
 
     /// The server's version, for the report.

@@ -1,0 +1,124 @@
+//! Consumers and their dead letters.
+
+use actix_outbox::{ConsumerStatus, DeadLetters, LetterFacts, LetterId, Settings, SystemError};
+use actix_web::http::StatusCode;
+use actix_web::web;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{ApiResult, Problem, Refused, bad};
+use crate::letters::{self, LetterAction, Letters, MOST};
+use crate::request_info::Author;
+
+impl From<SystemError> for Problem {
+    fn from(error: SystemError) -> Self {
+        let status = match &error {
+            SystemError::Settings(_) => StatusCode::NOT_FOUND,
+            SystemError::Source(_) => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+/// A consumer of the settings.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Consumer {
+    name: String,
+    /// Its group and streams; none if its server did not answer.
+    #[schema(value_type = Option<Object>)]
+    status: Option<ConsumerStatus>,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+/// The consumers of the console's settings, with what they have not handled.
+#[utoipa::path(get, path = "/consumers", responses((status = 200, body = Vec<Consumer>), Refused))]
+pub(super) async fn consumers(settings: web::Data<Settings>) -> web::Json<Vec<Consumer>> {
+    let all = letters::consumers(&settings).await.into_iter().map(|(name, status)| match status {
+        Ok(status) => Consumer { name, status: Some(status), problem: None },
+        Err(error) => Consumer { name, status: None, problem: Some(error.to_string()) },
+    });
+    web::Json(all.collect())
+}
+
+/// A part of the dead letters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LetterQuery {
+    /// The last dead letter of the page before: STREAM/ID.
+    after: Option<String>,
+    /// 1 to 1,000; 50 unless given.
+    limit: Option<usize>,
+}
+
+/// The dead letters of a consumer, by stream, oldest first, without their data.
+#[utoipa::path(get, path = "/consumers/{name}/dead", params(("name" = String, Path), LetterQuery), responses(
+    (status = 200, body = Vec<Object>),
+    (status = 400, body = Problem, description = "a parameter is wrong"),
+    (status = 404, body = Problem, description = "no consumer has this name"),
+    Refused,
+))]
+pub(super) async fn dead(
+    settings: web::Data<Settings>,
+    name: web::Path<String>,
+    query: web::Query<LetterQuery>,
+) -> ApiResult<Vec<LetterFacts>> {
+    let after = query.after.as_deref().map(str::parse::<LetterId>).transpose().map_err(bad)?;
+    let limit = query.limit.unwrap_or(letters::PAGE);
+    if !(1..=MOST).contains(&limit) {
+        return Err(bad(format!("`limit` must be between 1 and {MOST}")));
+    }
+    Ok(web::Json(DeadLetters::of(&settings, &name)?.list(after.as_ref(), limit).await?))
+}
+
+/// A change of dead letters: of those named, or with `all` of all that there are, at most 1,000.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LetterChange {
+    action: LetterAction,
+    /// Each as STREAM/ID.
+    #[serde(default)]
+    ids: Vec<String>,
+    #[serde(default)]
+    all: bool,
+}
+
+/// What was changed.
+#[derive(Serialize, ToSchema)]
+pub(super) struct LettersDone {
+    changed: usize,
+    /// Those that are not there any more.
+    missing: Vec<String>,
+}
+
+/// Retries or deletes dead letters. Needs the operators' secret.
+#[utoipa::path(post, path = "/consumers/{name}/dead/changes", params(("name" = String, Path)),
+    request_body = LetterChange, responses(
+    (status = 200, body = LettersDone),
+    (status = 400, body = Problem, description = "the request is not valid"),
+    (status = 404, body = Problem, description = "no consumer has this name, or it has no such dead letters"),
+    (status = 413, body = Problem, description = "the request is larger than 64 KiB"),
+    (status = 415, body = Problem, description = "the request is not JSON"),
+    Refused,
+))]
+pub(super) async fn change(
+    settings: web::Data<Settings>,
+    name: web::Path<String>,
+    author: web::ReqData<Author>,
+    request: web::Json<LetterChange>,
+) -> ApiResult<LettersDone> {
+    let LetterChange { action, ids, all } = request.into_inner();
+    let chosen = match (all, ids) {
+        (true, ids) if ids.is_empty() => Letters::All,
+        (false, ids) if (1..=MOST).contains(&ids.len()) => {
+            Letters::These(ids.iter().map(|id| id.parse()).collect::<Result<_, String>>().map_err(bad)?)
+        }
+        _ => return Err(bad(format!("give `ids`, at most {MOST}, or `all`"))),
+    };
+    let done = letters::change(&settings, &name, action, chosen, &author).await?;
+    let missing = done.missing.iter().map(ToString::to_string).collect();
+    Ok(web::Json(LettersDone { changed: done.changed, missing }))
+}

@@ -1,0 +1,68 @@
+//! Dead letters of consumers: what pages and API ask for.
+
+use actix_outbox::{ConsumerStatus, DeadLetters, LetterId, LettersChanged, Settings, SystemError};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::request_info::Author;
+
+/// Dead letters on a page.
+pub(crate) const PAGE: usize = 50;
+
+/// Dead letters in one request, at most.
+pub(crate) const MOST: usize = 1_000;
+
+/// A consumer of the settings, or why its server does not answer.
+pub(crate) type Consumer = (String, Result<ConsumerStatus, SystemError>);
+
+/// What happens to dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = LetterAction)]
+pub(crate) enum LetterAction {
+    /// Gives them to the consumer's group again, and to no other group.
+    Retry,
+    /// Deletes them for good.
+    Delete,
+}
+
+/// Those that are meant.
+pub(crate) enum Letters {
+    These(Vec<LetterId>),
+    /// All that there are now, up to [`MOST`].
+    All,
+}
+
+/// The consumers of the settings, one after the other.
+pub(crate) async fn consumers(settings: &Settings) -> Vec<Consumer> {
+    let asked = settings.consumers.keys().map(async |name| (name.clone(), ConsumerStatus::of(settings, name).await));
+    futures_util::future::join_all(asked).await
+}
+
+/// Changes dead letters, and notes who did it in the log.
+pub(crate) async fn change(
+    settings: &Settings,
+    consumer: &str,
+    action: LetterAction,
+    letters: Letters,
+    author: &Author,
+) -> Result<LettersChanged, SystemError> {
+    let dead = DeadLetters::of(settings, consumer)?;
+    let ids = match letters {
+        Letters::These(ids) => ids,
+        Letters::All => dead.list(None, MOST).await?.into_iter().map(|letter| letter.id).collect(),
+    };
+    let changed = match action {
+        LetterAction::Retry => dead.retry(&ids).await?,
+        LetterAction::Delete => dead.delete(&ids).await?,
+    };
+    tracing::info!(
+        consumer,
+        ?action,
+        letters = changed.changed,
+        by = author.actor,
+        from = author.from,
+        "an operator changed dead letters"
+    );
+    Ok(changed)
+}

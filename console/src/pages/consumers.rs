@@ -1,0 +1,263 @@
+//! The consumers, and their dead letters with the actions on them.
+
+use actix_outbox::{ConsumerStatus, DeadLetters, LetterFacts, LetterId, Settings, StreamStatus, SystemError};
+use actix_web::{HttpRequest, web};
+use maud::{Markup, html};
+
+use super::error::{PageError, PageResult};
+use super::format::{grouped, shortened, time};
+use super::layout::PageLayout;
+use crate::auth::{AccessError, CSRF_FIELD};
+use crate::letters::{self, LetterAction, Letters, MOST, PAGE};
+use crate::request_info::Author;
+
+const ACTIONS: [(LetterAction, &str, &str); 2] =
+    [(LetterAction::Retry, "retry", "Retry"), (LetterAction::Delete, "delete", "Delete")];
+
+pub(super) async fn show(layout: PageLayout, settings: web::Data<Settings>) -> PageResult {
+    let consumers = letters::consumers(&settings).await;
+    let content = html! {
+        h1 { "Consumers" }
+        p class="soft" { "What the consumers of this console's settings have not handled." }
+        @if consumers.is_empty() {
+            p class="notice" role="status" { "The settings have no consumer. Add [consumers.NAME] to the console's settings file." }
+        }
+        @for (name, status) in &consumers { (consumer(&layout, name, status)) }
+    };
+    Ok(layout.page("Consumers", "/consumers", &content))
+}
+
+fn consumer(layout: &PageLayout, name: &str, status: &Result<ConsumerStatus, SystemError>) -> Markup {
+    html! {
+        h2 { (name) }
+        @match status {
+            Err(error) => p class="notice" role="status" { (error) },
+            Ok(status) if status.streams.is_empty() => {
+                p class="notice" role="status" { "Group " (status.group) ": none of its streams exists yet." }
+            }
+            Ok(status) => {
+                p class="soft" { "Group " (status.group) }
+                (streams(layout, name, &status.streams))
+            }
+        }
+    }
+}
+
+fn streams(layout: &PageLayout, name: &str, streams: &[StreamStatus]) -> Markup {
+    let link = layout.link(&format!("/consumers/dead?{}", query(&[("consumer", name)])));
+    html! {
+        div class="wide" {
+            table {
+                thead { tr {
+                    th scope="col" { "Stream" }
+                    th scope="col" { "Unread" }
+                    th scope="col" { "Pending" }
+                    th scope="col" { "Oldest pending" }
+                    th scope="col" { "Dead letters" }
+                } }
+                tbody {
+                    @for stream in streams {
+                        tr {
+                            td { (shortened(&stream.stream)) }
+                            td { @match stream.unread { Some(unread) => (number(unread)), None => "unknown" } }
+                            td { (number(stream.pending)) }
+                            td { @if let Some(age) = stream.oldest_pending_seconds { (format!("{age:.1} s")) } }
+                            td { @if stream.dead_letters > 0 { a href=(link) { (number(stream.dead_letters)) } } @else { "0" } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a query or a form names.
+#[derive(Default)]
+struct Request {
+    consumer: String,
+    action: Option<LetterAction>,
+    ids: Vec<LetterId>,
+    all: bool,
+    after: Option<LetterId>,
+}
+
+fn parse(form: &str) -> Result<Request, String> {
+    let mut request = Request::default();
+    for (name, value) in url::form_urlencoded::parse(form.as_bytes()).filter(|(_, value)| !value.is_empty()) {
+        match name.as_ref() {
+            "consumer" => request.consumer = value.into_owned(),
+            "action" => {
+                let known = ACTIONS.iter().find(|(_, name, _)| *name == value).map(|(action, ..)| *action);
+                request.action = Some(known.ok_or("The action must be retry or delete.")?);
+            }
+            "id" => request.ids.push(value.parse()?),
+            "all" => request.all = true,
+            "after" => request.after = Some(value.parse()?),
+            CSRF_FIELD => {}
+            other => return Err(format!("parameter {other:?} is unknown")),
+        }
+    }
+    if request.ids.len() > MOST {
+        return Err(format!("Too many dead letters are selected; at most {MOST} are allowed."));
+    }
+    Ok(request)
+}
+
+impl Request {
+    fn change(self) -> Result<(String, LetterAction, Letters), String> {
+        let action = self.action.ok_or("The action is missing; it must be retry or delete.")?;
+        match (self.all, self.ids) {
+            (true, _) => Ok((self.consumer, action, Letters::All)),
+            (false, ids) if ids.is_empty() => Err("No dead letter is selected.".to_owned()),
+            (false, ids) => Ok((self.consumer, action, Letters::These(ids))),
+        }
+    }
+}
+
+pub(super) async fn list(layout: PageLayout, settings: web::Data<Settings>, request: HttpRequest) -> PageResult {
+    let asked = parse(request.query_string()).map_err(|reason| PageError::bad_request(&layout, reason))?;
+    let dead = DeadLetters::of(&settings, &asked.consumer).map_err(PageError::from_system(&layout))?;
+    let count = dead.count().await.map_err(PageError::from_system(&layout))?;
+    let found = dead.list(asked.after.as_ref(), PAGE).await.map_err(PageError::from_system(&layout))?;
+    let next = found.last().filter(|_| found.len() == PAGE).map(|letter| letter.id.to_string());
+    let title = format!("Dead letters of {}", asked.consumer);
+    let content = html! {
+        h1 { (title) }
+        p class="soft" { (number(count)) " in all, by stream, oldest first." }
+        @if found.is_empty() {
+            p class="notice" role="status" { "There are none, or no more." }
+        } @else {
+            form method="get" action=(layout.link("/consumers/confirm")) {
+                input type="hidden" name="consumer" value=(asked.consumer);
+                (table(&layout, &found))
+                @if layout.may_change() {
+                    div class="actions" {
+                        @for (_, name, heading) in ACTIONS { button name="action" value=(name) { (heading) " selected…" } }
+                        label { input type="checkbox" name="all" value="1"; " all of them" }
+                    }
+                }
+            }
+        }
+        nav class="actions" aria-label="Pages of the list" {
+            a href=(layout.link("/consumers")) { "Back to the consumers" }
+            @if let Some(next) = next {
+                a rel="next" href=(layout.link(&format!("/consumers/dead?{}", query(&[("consumer", &asked.consumer), ("after", &next)])))) { "Next page" }
+            }
+        }
+    };
+    Ok(layout.page(&title, "/consumers", &content))
+}
+
+fn table(layout: &PageLayout, letters: &[LetterFacts]) -> Markup {
+    html! {
+        div class="wide" {
+            table {
+                thead { tr {
+                    @if layout.may_change() { th scope="col" { input type="checkbox" data-all aria-label="Select all on this page"; } }
+                    th scope="col" { "When" }
+                    th scope="col" { "Stream" }
+                    th scope="col" { "Type" }
+                    th scope="col" { "Event" }
+                    th scope="col" { "Deliveries" }
+                    th scope="col" { "Reason" }
+                } }
+                tbody {
+                    @for letter in letters {
+                        tr {
+                            @if layout.may_change() {
+                                td { input type="checkbox" name="id" value=(letter.id) aria-label={ "Select " (letter.id) }; }
+                            }
+                            td { (time(letter.at)) }
+                            td { (shortened(&letter.stream)) }
+                            td { (shortened(&letter.event_type)) }
+                            td { (shortened(&letter.event_id)) }
+                            td { (letter.deliveries) }
+                            td { (shortened(&letter.reason)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+pub(super) async fn confirm(layout: PageLayout, settings: web::Data<Settings>, request: HttpRequest) -> PageResult {
+    if !layout.may_change() {
+        return Ok(layout.error_page(AccessError::Reader.status(), &AccessError::Reader.message()));
+    }
+    let bad = |reason: String| PageError::bad_request(&layout, reason);
+    let (consumer, action, letters) = parse(request.query_string()).and_then(Request::change).map_err(bad)?;
+    let dead = DeadLetters::of(&settings, &consumer).map_err(PageError::from_system(&layout))?;
+    let count = match &letters {
+        Letters::These(ids) => ids.len() as u64,
+        Letters::All => dead.count().await.map_err(PageError::from_system(&layout))?.min(MOST as u64),
+    };
+    let title = format!("{} {}?", heading(action), counted(count));
+    let description = match action {
+        LetterAction::Retry => "Consumer {} receives each of them again as if it were new, and no other group does.",
+        LetterAction::Delete => {
+            "They are deleted for good, and consumer {} does not handle them. This cannot be undone."
+        }
+    };
+    let content = html! {
+        h1 { (title) }
+        p { (description.replace("{}", &consumer)) }
+        form method="post" action=(layout.link("/consumers/change")) {
+            (layout.token())
+            input type="hidden" name="consumer" value=(consumer);
+            @match &letters {
+                Letters::These(ids) => { @for id in ids { input type="hidden" name="id" value=(id); } }
+                Letters::All => { input type="hidden" name="all" value="1"; }
+            }
+            div class="actions" {
+                button class="main" name="action" value=(heading(action).to_lowercase()) { (heading(action)) " " (counted(count)) }
+                a href=(layout.link(&format!("/consumers/dead?{}", query(&[("consumer", &consumer)])))) { "Cancel" }
+            }
+        }
+    };
+    Ok(layout.page(&title, "/consumers", &content))
+}
+
+pub(super) async fn change(
+    layout: PageLayout,
+    settings: web::Data<Settings>,
+    author: web::ReqData<Author>,
+    form: String,
+) -> PageResult {
+    let bad = |reason: String| PageError::bad_request(&layout, reason);
+    let (consumer, action, letters) = parse(&form).and_then(Request::change).map_err(bad)?;
+    let changed = letters::change(&settings, &consumer, action, letters, &author).await;
+    let changed = changed.map_err(PageError::from_system(&layout))?;
+    let past = match action {
+        LetterAction::Retry => "retried",
+        LetterAction::Delete => "deleted",
+    };
+    let title = format!("{} {past}", counted(changed.changed as u64));
+    let content = html! {
+        h1 { (title) }
+        @if !changed.missing.is_empty() {
+            p class="notice" role="status" { (counted(changed.missing.len() as u64)) " skipped, which are not there any more." }
+        }
+        p { a href=(layout.link(&format!("/consumers/dead?{}", query(&[("consumer", &consumer)])))) { "Back to the dead letters" } }
+    };
+    Ok(layout.page(&title, "/consumers", &content))
+}
+
+fn heading(action: LetterAction) -> &'static str {
+    match action {
+        LetterAction::Retry => "Retry",
+        LetterAction::Delete => "Delete",
+    }
+}
+
+fn query(pairs: &[(&str, &str)]) -> String {
+    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
+}
+
+fn number(number: u64) -> String {
+    grouped(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+fn counted(letters: u64) -> String {
+    if letters == 1 { "1 dead letter".to_owned() } else { format!("{} dead letters", number(letters)) }
+}
