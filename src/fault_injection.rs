@@ -21,6 +21,10 @@ pub(crate) enum ProtocolRule {
     FencedSettle,
     /// An event is done only when every handler that is registered for it has handled it, in whichever process it is.
     EveryHandler,
+    /// A consumer renews the entries that its handlers have, so that no other consumer takes them.
+    Renewal,
+    /// Redis refuses a consumer's read of a partition if another consumer has its lease.
+    ReadFencing,
 }
 
 #[cfg(not(feature = "fault-injection"))]
@@ -53,6 +57,8 @@ mod injected {
             "key-order" => ProtocolRule::KeyOrder,
             "fenced-settle" => ProtocolRule::FencedSettle,
             "every-handler" => ProtocolRule::EveryHandler,
+            "renewal" => ProtocolRule::Renewal,
+            "read-fencing" => ProtocolRule::ReadFencing,
             _ => return None,
         };
         tracing::warn!(?rule, "protocol rule switched off by {VARIABLE}");

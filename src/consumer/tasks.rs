@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::context::{Call, ConsumerContext, pause_after};
 use crate::backend::event_source::{EntryRef, Received};
 use crate::clock::BootInstant;
+use crate::fault_injection::{self, ProtocolRule};
 
 /// The most entries that are acknowledged together.
 const MOST_ACKNOWLEDGED: usize = 1_000;
@@ -82,7 +83,7 @@ pub(super) async fn renew(context: Arc<ConsumerContext>) {
         tokio::time::sleep(context.settings.reclaim_after / 6).await;
         let asked = BootInstant::now();
         let due = context.held.due(asked);
-        if due.is_empty() {
+        if due.is_empty() || fault_injection::is_off(ProtocolRule::Renewal) {
             continue;
         }
         let renewed = context.source.renew(&due).await;

@@ -14,6 +14,7 @@ use tokio::task::block_in_place;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
+use crate::consumers::Consumers;
 use crate::figures::Processes;
 use crate::mixed;
 use crate::support::proxy::Proxy;
@@ -50,6 +51,15 @@ impl Pace {
     }
 }
 
+/// What the workers do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Load {
+    /// They publish to one stream, or to its partitions.
+    Plain { partitions: u32 },
+    /// They are the suite's own program, with different publishers and handlers.
+    Mixed,
+}
+
 pub(crate) struct Deployment {
     pub(crate) pace: Pace,
     /// The writers' proxy to PostgreSQL; it connects to another server after a failover.
@@ -67,8 +77,9 @@ pub(crate) struct Deployment {
     stream: String,
     settings: TempDir,
     rule_off: Option<&'static str>,
-    /// Its workers are the suite's own program, with different publishers and handlers.
-    is_mixed: bool,
+    load: Load,
+    /// Readers of the stream, if there are any.
+    consumers: Option<Consumers>,
     pub(crate) notes: StdMutex<Notes>,
     pub(crate) processes: Processes,
 }
@@ -76,24 +87,31 @@ pub(crate) struct Deployment {
 impl Deployment {
     /// Servers and tables without workers; if a rule is off, the workers keep all others.
     pub(crate) async fn new(rule_off: Option<&'static str>) -> Self {
-        Self::with(rule_off, Pace::Short, false).await
+        Self::with(rule_off, Pace::Short, Load::Plain { partitions: 1 }).await
     }
 
     pub(crate) async fn paced(pace: Pace) -> Self {
-        Self::with(None, pace, false).await
+        Self::with(None, pace, Load::Plain { partitions: 1 }).await
+    }
+
+    /// With consumers, which are not started, for a stream with this many partitions.
+    pub(crate) async fn consumed(rule_off: Option<&'static str>, pace: Pace, partitions: u32) -> Self {
+        let mut deployment = Self::with(rule_off, pace, Load::Plain { partitions }).await;
+        deployment.consumers = Some(Consumers::new(&deployment).await);
+        deployment
     }
 
     /// Three services with different handlers, which keep all rules except that one.
     pub(crate) async fn of_services(rule_off: Option<&'static str>) -> Self {
-        Self::with(rule_off, Pace::Short, true).await
+        Self::with(rule_off, Pace::Short, Load::Mixed).await
     }
 
     /// For a mixed load.
     pub(crate) async fn mixed(pace: Pace) -> Self {
-        Self::with(None, pace, true).await
+        Self::with(None, pace, Load::Mixed).await
     }
 
-    async fn with(rule_off: Option<&'static str>, pace: Pace, is_mixed: bool) -> Self {
+    async fn with(rule_off: Option<&'static str>, pace: Pace, load: Load) -> Self {
         let (postgres, redis) = block_in_place(|| {
             let mut postgres = postgres::Server::start();
             postgres.ask_for_the_password_of(ROLE);
@@ -125,7 +143,8 @@ impl Deployment {
             under_way: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
             rule_off,
-            is_mixed,
+            load,
+            consumers: None,
             notes: StdMutex::default(),
             processes: Processes::default(),
             database: database.name.clone(),
@@ -140,7 +159,7 @@ impl Deployment {
             std::fs::write(self.settings_of(slot), self.settings(slot)).unwrap();
         }
         std::fs::write(self.folder().join("people.toml"), self.shared_settings(&self.slots[0])).unwrap();
-        let arguments: &[&str] = if self.is_mixed { &["migrate", "--notify-trigger"] } else { &["migrate"] };
+        let arguments: &[&str] = if self.is_mixed() { &["migrate", "--notify-trigger"] } else { &["migrate"] };
         let migrated = self.operate(arguments).output().unwrap();
         assert!(migrated.status.success(), "outbox migrate: {}", String::from_utf8_lossy(&migrated.stderr));
     }
@@ -149,15 +168,16 @@ impl Deployment {
     fn shared_settings(&self, slot: &WorkerSlot) -> String {
         format!(
             "[database]\nurl = \"{}\"\n\n[publishers.default]\nbackend = \"redis_stream\"\nurl = \"{}\"\n\
-             stream_name = \"{}\"\nmax_len = 0\nconnect_timeout = 1\nsocket_timeout = 1\n\n",
+             stream_name = \"{}\"\npartitions = {}\nmax_len = 0\nconnect_timeout = 1\nsocket_timeout = 1\n\n",
             self.address(slot),
             self.redis_address(slot),
             self.stream,
+            self.partitions(),
         )
     }
 
     fn settings(&self, slot: &WorkerSlot) -> String {
-        let worker = if self.is_mixed {
+        let worker = if self.is_mixed() {
             mixed::settings(slot.number, &self.redis_address(slot), &self.stream, self.folder())
         } else {
             "[worker]\npoll_interval = \"20ms\"\nbatch_size = 50\nmax_in_flight = 500\n".to_owned()
@@ -189,7 +209,7 @@ impl Deployment {
 
     /// The suite's own worker.
     pub(crate) fn own_worker(&self, slot: &WorkerSlot, name: &str) -> Option<Command> {
-        self.is_mixed.then(|| {
+        self.is_mixed().then(|| {
             let deployment = slot.deployments.fetch_add(1, Ordering::Relaxed);
             let settings = self.settings_of(slot);
             self.without_environment(mixed::program::command(&settings, name, slot.number, deployment))
@@ -197,7 +217,7 @@ impl Deployment {
     }
 
     /// A command without the environment of the tests.
-    fn without_environment(&self, mut command: Command) -> Command {
+    pub(crate) fn without_environment(&self, mut command: Command) -> Command {
         let own: Vec<OsString> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
         for (name, _) in std::env::vars_os().filter(|(name, _)| !own.contains(name)) {
             if name == "DATABASE_URL" || name.to_string_lossy().starts_with("OUTBOX_") {
@@ -211,7 +231,7 @@ impl Deployment {
         command
     }
 
-    fn redis_address(&self, slot: &WorkerSlot) -> String {
+    pub(crate) fn redis_address(&self, slot: &WorkerSlot) -> String {
         format!("redis://:{PASSWORD}@127.0.0.1:{}/0", slot.ports.1)
     }
 
@@ -233,7 +253,11 @@ impl Deployment {
     }
 
     pub(crate) fn is_mixed(&self) -> bool {
-        self.is_mixed
+        self.load == Load::Mixed
+    }
+
+    pub(crate) fn consumers(&self) -> &Consumers {
+        self.consumers.as_ref().expect("a deployment with consumers")
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -270,9 +294,24 @@ impl Deployment {
         redis::connect(&self.redis_url).await
     }
 
-    /// The stream's events.
+    pub(crate) fn partitions(&self) -> u32 {
+        if let Load::Plain { partitions } = self.load { partitions } else { 1 }
+    }
+
+    /// The keys of the stream, or of its partitions.
+    pub(crate) fn streams(&self) -> Vec<String> {
+        match self.partitions() {
+            1 => vec![self.stream.clone()],
+            partitions => (0..partitions).map(|n| format!("{{{}}}.{n}", self.stream)).collect(),
+        }
+    }
+
+    /// The stream's events; those of one partition after those of another.
     pub(crate) async fn stream(&self) -> Vec<Uuid> {
-        let ids = redis::event_ids(&self.redis_url, &self.stream).await;
+        let mut ids = Vec::new();
+        for stream in self.streams() {
+            ids.extend(redis::event_ids(&self.redis_url, &stream).await);
+        }
         ids.iter().map(|id| id.parse().unwrap()).collect()
     }
 
@@ -292,8 +331,15 @@ impl Deployment {
             FROM outbox_events ORDER BY scheduled_at, seq";
         let rows = self.sql().await.query(statement, &[]).await.unwrap();
         let table: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-        let stream = redis::places(&self.redis_url, &self.stream).await;
-        let others = if self.is_mixed { mixed::dump(self) } else { String::new() };
+        let mut stream = Vec::new();
+        for name in self.streams() {
+            stream.extend(redis::places(&self.redis_url, &name).await);
+        }
+        let others = match &self.consumers {
+            Some(consumers) => consumers.dump().await,
+            None if self.is_mixed() => mixed::dump(self),
+            None => String::new(),
+        };
         format!("=== the table\n{}\n=== the stream\n{}\n{others}", table.join("\n"), stream.join("\n"))
     }
 
@@ -318,7 +364,7 @@ impl Deployment {
 
     /// Waits until every event is published; returns how many are not when the time is over.
     pub(crate) async fn drain(&self, most: Duration) -> i64 {
-        let unfinished = if self.is_mixed {
+        let unfinished = if self.is_mixed() {
             "status IN ('pending', 'retry', 'processing') AND scheduled_at < clock_timestamp() + interval '1 hour'"
         } else {
             "status <> 'published'"

@@ -123,6 +123,10 @@ impl FaultPhase {
         Self { name: "mixed load".to_owned(), ..Self::together(kinds, span, pace) }
     }
 
+    pub(crate) fn named(self, name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..self }
+    }
+
     pub(crate) fn pace(&self) -> Pace {
         self.pace
     }

@@ -8,6 +8,7 @@
 mod support;
 
 mod arguments;
+mod consumers;
 mod deployment;
 mod fault_phase;
 mod figures;
@@ -27,6 +28,7 @@ mod writers;
 use std::time::Duration;
 
 use arguments::{Arguments, PhaseName};
+use consumers::Guarantee;
 use deployment::Pace;
 use fault_phase::FaultPhase;
 use kinds::Kind;
@@ -35,6 +37,9 @@ use report::Report;
 /// Every kind of fault, some at the same time: with plain events, with a mixed load, on a SQLite file, and with JetStream.
 const SHORT: [Duration; 4] =
     [Duration::from_secs(24), Duration::from_secs(12), Duration::from_secs(6), Duration::from_secs(15)];
+
+/// The same with consumers, with an inbox and without one.
+const SHORT_OF_CONSUMERS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(5)];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_minute_of_all_faults_together_loses_duplicates_and_reorders_nothing() {
@@ -46,6 +51,21 @@ async fn a_minute_of_all_faults_together_loses_duplicates_and_reorders_nothing()
     report.add(sqlite::run(seed, file, Pace::Short).await);
     report.add(nats::run(seed, &nats::KINDS, nats::Until::Elapsed(nats)).await);
     report.judge();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn half_a_minute_of_faults_of_consumers_has_each_effect_once_and_in_order() {
+    let seed = rand::random_range(0..1_000_000);
+    let mut report = Report::new(seed, "--rounds 0 --seconds 30 --phases consumers");
+    let [once, at_least_once] = SHORT_OF_CONSUMERS;
+    report.add(consumers_together(&consumers::KINDS, once, Pace::Short).run_consumed(seed, Guarantee::Once).await);
+    let without = consumers_together(&consumers::KINDS, at_least_once, Pace::Short).named("consumers, no inbox");
+    report.add(without.run_consumed(seed, Guarantee::AtLeastOnce).await);
+    report.judge();
+}
+
+fn consumers_together(kinds: &[Kind], span: Duration, pace: Pace) -> FaultPhase {
+    FaultPhase::together(kinds, span, pace).named("consumers")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -80,5 +100,24 @@ async fn each_kind_of_fault_alone_and_then_all_together() {
         }
         report.add(nats::run(seed, &chosen, nats::Until::Elapsed(span)).await);
     }
+    if arguments.runs(PhaseName::Consumers) {
+        run_consumers(&arguments, seed, span, &mut report).await;
+    }
     report.judge();
+}
+
+async fn run_consumers(arguments: &Arguments, seed: u64, span: Duration, report: &mut Report) {
+    let chosen: Vec<Kind> = consumers::KINDS
+        .into_iter()
+        .filter(|kind| arguments.only.is_empty() || arguments.only.contains(kind))
+        .collect();
+    for kind in chosen.iter().filter(|_| arguments.rounds > 0) {
+        let phase = FaultPhase::alone(*kind, arguments.rounds).named(format!("consumers, {kind}"));
+        report.add(phase.run_consumed(seed, Guarantee::Once).await);
+    }
+    if arguments.seconds > 0 {
+        report.add(consumers_together(&chosen, span, Pace::Long).run_consumed(seed, Guarantee::Once).await);
+        let without = consumers_together(&chosen, span, Pace::Long).named("consumers, no inbox");
+        report.add(without.run_consumed(seed, Guarantee::AtLeastOnce).await);
+    }
 }

@@ -138,7 +138,7 @@ impl Deployment {
         self.keep_log(&worker);
     }
 
-    fn note_death(&self, mut worker: Worker) {
+    pub(crate) fn note_death(&self, mut worker: Worker) {
         worker.running.kill();
         self.keep_log(&worker);
         let said = worker.running.stderr();

@@ -1,5 +1,6 @@
 //! The kinds of fault. Each causes the fault and undoes it before it returns.
 
+mod consumers;
 mod failover;
 mod long;
 mod network;
@@ -88,6 +89,20 @@ pub(crate) enum Kind {
     StreamFull,
     /// The right to publish into the stream taken and given back
     RightTaken,
+    /// SIGKILL of a consumer
+    ConsumerKill,
+    /// SIGTERM of a consumer
+    ConsumerTerminate,
+    /// SIGSTOP of a consumer for longer than its lease and `reclaim_after`, then SIGCONT
+    ConsumerStop,
+    /// A consumer's connections to Redis or to its database cut, or requests or replies held or lost
+    ConsumerCut,
+    /// A consumer's requests arrive after it is dead and others have its partitions
+    ConsumerLate,
+    /// A fourth consumer added and removed
+    ConsumerMembership,
+    /// The consumers' database stopped, fast or immediately, and started again
+    EffectsRestart,
 }
 
 impl Kind {
@@ -140,10 +155,27 @@ impl Kind {
         matches!(self, Self::NatsRestart | Self::LeaderMoved | Self::StreamFull | Self::RightTaken)
     }
 
+    /// Whether it needs consumers.
+    pub(crate) fn is_of_consumers(self) -> bool {
+        matches!(
+            self,
+            Self::ConsumerKill
+                | Self::ConsumerTerminate
+                | Self::ConsumerStop
+                | Self::ConsumerCut
+                | Self::ConsumerLate
+                | Self::ConsumerMembership
+                | Self::EffectsRestart
+        )
+    }
+
     /// Why it cannot run here.
     pub(crate) fn is_missing(self) -> Option<&'static str> {
         if self.is_of_nats() {
             return Some("it is of the phase `nats`");
+        }
+        if self.is_of_consumers() {
+            return Some("it is of the phase `consumers`");
         }
         let missing = self == Self::Upgrade && upgrade::older_program().is_none();
         missing.then_some("OUTBOX_FAULTS_OLDER does not name the program of an older version")
@@ -190,6 +222,13 @@ impl Kind {
             Self::NatsRestart | Self::LeaderMoved | Self::StreamFull | Self::RightTaken => {
                 unreachable!("{self} needs JetStream")
             }
+            Self::ConsumerKill => consumers::kill(deployment, rng).await,
+            Self::ConsumerTerminate => consumers::terminate(deployment, rng).await,
+            Self::ConsumerStop => consumers::stop(deployment, rng).await,
+            Self::ConsumerCut => consumers::cut(deployment, rng).await,
+            Self::ConsumerLate => consumers::deliver_late_what_a_dead_one_sent(deployment, rng).await,
+            Self::ConsumerMembership => consumers::add_or_remove(deployment, rng).await,
+            Self::EffectsRestart => consumers::restart_the_database(deployment, rng).await,
         }
     }
 }

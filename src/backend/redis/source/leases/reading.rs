@@ -13,6 +13,7 @@ use crate::backend::redis::source::link::LinkError;
 use crate::backend::redis::source::streams::Partition;
 use crate::backend::redis::source::{PAGE, RedisSource, Result, entries, millis};
 use crate::clock::BootInstant;
+use crate::fault_injection::{self, ProtocolRule};
 
 static READ: Script = Script::new(concat!(include_str!("fence.lua"), include_str!("read.lua")));
 static TAKE: Script =
@@ -109,7 +110,11 @@ impl RedisSource {
             request.arg(&stream.origin).arg(lease.token).arg(lease.claim);
         }
         let ids: Vec<LeaseId> = leases.iter().map(|(_, lease)| lease.id).collect();
-        let answer = self.control.call::<(Vec<usize>, Value)>(&READ, &request).await;
+        let answer = if fault_injection::is_off(ProtocolRule::ReadFencing) {
+            self.read_unfenced(count, parts.iter().map(|(.., stream)| &*stream.name)).await
+        } else {
+            self.control.call::<(Vec<usize>, Value)>(&READ, &request).await
+        };
         let (refused, read) = answer.map_err(|error| self.doubt(&ids, &error))?;
         let read = entries::by_stream(read).map_err(|reason| {
             self.doubt_leases(&ids, false);
@@ -128,6 +133,19 @@ impl RedisSource {
             all.extend(under(lease.id, read));
         }
         Ok(all)
+    }
+
+    /// For a test that shows what the fence prevents.
+    async fn read_unfenced<'a>(
+        &self,
+        count: usize,
+        names: impl Iterator<Item = &'a str> + Clone + Send,
+    ) -> Result<(Vec<usize>, Value), LinkError> {
+        let mut request = redis::cmd("XREADGROUP");
+        request.arg("GROUP").arg(&self.group).arg(&self.name).arg("COUNT").arg(count).arg("STREAMS");
+        names.clone().for_each(|name| _ = request.arg(name));
+        names.for_each(|_| _ = request.arg(">"));
+        Ok((Vec::new(), self.control.query(&request).await?))
     }
 
     fn doubt(&self, leases: &[LeaseId], error: &LinkError) -> SourceUnavailable {
