@@ -139,10 +139,13 @@ impl Delivery {
 
     /// Waits for this time; `false` if handlers may not have it any more.
     async fn pause(&self, time: Duration) -> bool {
-        tokio::select! {
+        self.context.held.wait(self.entry, true);
+        let is_over = tokio::select! {
             is_over = self.context.pause(time) => is_over,
             () = self.context.lease_ended(self.lease) => false,
-        }
+        };
+        self.context.held.wait(self.entry, false);
+        is_over
     }
 
     /// Waits until handlers may have it; `None` if they may not any more.

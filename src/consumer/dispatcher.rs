@@ -27,9 +27,10 @@ pub(super) async fn dispatch(
         tokio::select! {
             batch = read.recv(), if is_reading => match batch {
                 Some(batch) => for received in batch {
-                    let key = key_of(&received);
-                    if let Some(received) = keys.enter(key.as_deref(), received) {
-                        running.push(start(received, key));
+                    let (key, entry) = (key_of(&received), received.entry);
+                    match keys.enter(key.as_deref(), received) {
+                        Some(received) => running.push(start(received, key)),
+                        None => context.held.wait(entry, true),
                     }
                 },
                 None => is_reading = false,
@@ -45,6 +46,7 @@ pub(super) async fn dispatch(
                     context.metrics.lost.increment(1);
                 }
                 if let Some(key) = key && let Some(next) = keys.leave(&key) {
+                    context.held.wait(next.entry, false);
                     running.push(start(next, Some(key)));
                 }
             }

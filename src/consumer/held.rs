@@ -10,8 +10,9 @@ use tokio::sync::Notify;
 use crate::backend::event_source::{EntryRef, Received, Renewal};
 use crate::clock::BootInstant;
 
-/// The most entries in memory.
+/// The most entries in memory that handlers may have, and the most that wait for their key or for another try.
 const MOST_ENTRIES: usize = 5_000;
+const MOST_WAITING: usize = 5_000;
 
 /// A consumer reads ahead as much as it has handled in this time.
 const READ_AHEAD: Duration = Duration::from_millis(200);
@@ -47,6 +48,9 @@ struct State {
     /// How many there are of each stream.
     streams: BTreeMap<usize, usize>,
     bytes: usize,
+    /// The entries that wait for their key or for another try: they take no room from the others.
+    waiting: usize,
+    waiting_bytes: usize,
     /// When entries were done, in groups.
     done: VecDeque<(BootInstant, usize)>,
     done_count: usize,
@@ -58,6 +62,7 @@ struct HeldEntry {
     deliveries: u32,
     bytes: usize,
     is_lost: bool,
+    is_waiting: bool,
     /// Its lease says whose it is, so it needs no renewal.
     is_leased: bool,
 }
@@ -84,6 +89,7 @@ impl Held {
             deliveries: received.deliveries,
             bytes: received.bytes,
             is_lost: false,
+            is_waiting: false,
             is_leased: received.lease.is_some(),
         };
         *state.streams.entry(received.entry.stream).or_default() += 1;
@@ -96,6 +102,7 @@ impl Held {
         let mut state = self.state();
         let mut count = 0;
         for entry in entries {
+            state.wait(entry, false);
             if let Some(held) = state.entries.remove(&entry) {
                 state.bytes -= held.bytes;
                 count += 1;
@@ -113,6 +120,14 @@ impl Held {
         self.room.iter().for_each(Notify::notify_one);
     }
 
+    /// Notes whether an entry waits for its key or for another try.
+    pub(super) fn wait(&self, entry: EntryRef, waits: bool) {
+        self.state().wait(entry, waits);
+        if waits {
+            self.room.iter().for_each(Notify::notify_one);
+        }
+    }
+
     pub(super) fn clear(&self) {
         *self.state() = State::default();
     }
@@ -127,7 +142,7 @@ impl Held {
     }
 
     /// How many entries may be read now: as many as were handled lately fit into memory, so that a slow consumer leaves
-    /// entries to others.
+    /// entries to others. Entries that wait have a bound of their own, so that one key stops the others only with very many.
     pub(super) fn room(&self, now: BootInstant) -> usize {
         let mut state = self.state();
         while state.done.front().is_some_and(|(at, _)| now.since(*at) > READ_AHEAD) {
@@ -135,8 +150,9 @@ impl Held {
             state.done_count -= count;
         }
         let most = state.done_count.max(self.least).min(MOST_ENTRIES.max(self.least));
-        let has_bytes = state.entries.is_empty() || state.bytes < self.max_bytes;
-        if has_bytes { most.saturating_sub(state.entries.len()) } else { 0 }
+        let (active, bytes) = (state.entries.len() - state.waiting, state.bytes - state.waiting_bytes);
+        let has_bytes = (active == 0 || bytes < self.max_bytes) && state.waiting_bytes <= self.max_bytes;
+        if has_bytes { most.saturating_sub(active).min(MOST_WAITING.saturating_sub(state.waiting)) } else { 0 }
     }
 
     /// Waits until an entry was removed, for the task that reads shared streams or the one that reads leased ones.
@@ -191,6 +207,20 @@ impl Held {
     }
 }
 
+impl State {
+    fn wait(&mut self, entry: EntryRef, waits: bool) {
+        let Some(held) = self.entries.get_mut(&entry).filter(|held| held.is_waiting != waits) else { return };
+        held.is_waiting = waits;
+        if waits {
+            self.waiting += 1;
+            self.waiting_bytes += held.bytes;
+        } else {
+            self.waiting -= 1;
+            self.waiting_bytes -= held.bytes;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,6 +272,28 @@ mod tests {
         assert_eq!(held.room(now), 0);
         held.remove([entry(1)], now);
         assert_eq!(held.room(now), 16);
+    }
+
+    #[test]
+    fn entries_that_wait_take_no_room_until_there_are_very_many() {
+        let (held, now) = held(2, 1_000_000);
+        let most = u64::try_from(MOST_WAITING).unwrap();
+        for number in 0..most - 1 {
+            held.add(&received(number, 10), now);
+            held.wait(entry(number), true);
+        }
+        assert_eq!(held.room(now), 1);
+        held.add(&received(most, 10), now);
+        held.wait(entry(most), true);
+        assert_eq!(held.room(now), 0);
+        held.wait(entry(0), false);
+        held.remove([entry(1)], now);
+        assert_eq!(held.room(now), 2);
+        held.remove((0..=most).map(entry), now.after(READ_AHEAD * 2));
+        assert_eq!(held.room(now.after(READ_AHEAD * 5)), 4);
+        held.add(&received(9_999, 2_000_000), now);
+        held.wait(entry(9_999), true);
+        assert_eq!(held.room(now.after(READ_AHEAD * 5)), 0, "its bytes are too many");
     }
 
     #[test]

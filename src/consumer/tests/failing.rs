@@ -164,3 +164,20 @@ async fn an_entry_that_was_trimmed_while_it_was_handled_is_a_dead_letter_with_it
     assert!(dead[0]["cloud_event"].contains("\"data\":{\"n\": 1}"), "{dead:?}");
     consumer.shutdown().await.unwrap();
 }
+
+#[actix::test]
+async fn a_key_whose_event_is_retried_later_holds_no_other_key_however_many_of_its_events_wait() {
+    let mut stream = Stream::new().await;
+    stream.add(1..=1_000, "poison").await;
+    stream.add(1_001..=1_100, "other").await;
+    let notes = Notes::default();
+    let consumer =
+        stream
+            .start(notes.handler(|event| {
+                if event.seq == 1 { Err(HandlerError::after(PATIENCE * 10, "not now")) } else { Ok(()) }
+            }))
+            .await;
+    eventually("the other key is handled", PATIENCE, async || notes.count(1_100) == 1).await;
+    assert!((2..=1_000).all(|seq| notes.count(seq) == 0), "the key waits");
+    consumer.shutdown().await.unwrap();
+}
