@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::arguments;
 
 /// The exit code that a shell reports for a program ended by SIGINT.
-const INTERRUPTED: i32 = 130;
+pub(super) const INTERRUPTED: i32 = 130;
 
 /// Deliver events to their backends until stopped.
 ///

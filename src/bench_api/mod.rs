@@ -14,7 +14,7 @@ use uuid::Uuid;
 pub use self::backend::BackendAlone;
 pub use self::store::{BenchStore, FetchLimits, MAX_FETCH, connect_postgres};
 use crate::backend::redis::stream::batch::EncodedBatch;
-pub use crate::backend::redis::stream::raw_stream::RawStream;
+pub use crate::backend::redis::stream::raw_stream::{MEASURED_GROUP, RawStream};
 use crate::backend::redis::stream::streams::BatchStreams;
 use crate::backend::session::OutgoingEvent;
 use crate::clock::BootInstant;

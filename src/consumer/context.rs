@@ -28,6 +28,7 @@ pub(super) enum Call {
     Renewing,
     Leasing,
     HandingOver,
+    SettingAside,
 }
 
 impl fmt::Display for Call {
@@ -39,6 +40,7 @@ impl fmt::Display for Call {
             Self::ReadingPartitions => "reading partitions",
             Self::Leasing => "renewing the leases of partitions",
             Self::HandingOver => "handing partitions over",
+            Self::SettingAside => "setting entries aside",
         })
     }
 }
@@ -52,7 +54,7 @@ pub(super) struct ConsumerContext {
     pub(super) held: Held,
     /// Events that handlers may have at a time.
     pub(super) permits: Semaphore,
-    /// An entry that was delivered several times and not answered may end the process: it is handled while no other one is.
+    /// An entry that was delivered several times and not answered may end the process: one of these is handled at a time.
     pub(super) suspects: Semaphore,
     /// Events that may still be handled, if their number is limited.
     pub(super) quota: Option<Semaphore>,
@@ -173,15 +175,20 @@ impl ConsumerContext {
         self.released.lock().unwrap_or_else(PoisonError::into_inner).push(renewal);
     }
 
-    /// The entries that are left to other consumers since the last call.
-    pub(super) fn take_released(&self) -> Vec<Renewal> {
-        std::mem::take(&mut self.released.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The entries that are left to other consumers, and are not given to them yet.
+    pub(super) fn released(&self) -> Vec<Renewal> {
+        self.released.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes that the first of them are given to them.
+    pub(super) fn forget_released(&self, count: usize) {
+        self.released.lock().unwrap_or_else(PoisonError::into_inner).drain(..count);
     }
 
     /// Forgets what an earlier life of the tasks had in memory.
     pub(super) fn clear(&self) {
         self.held.clear();
-        self.take_released();
+        self.released.lock().unwrap_or_else(PoisonError::into_inner).clear();
         if let Some(leases) = self.source.leases() {
             leases.restart();
         }

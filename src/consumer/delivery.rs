@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::context::{ConsumerContext, pause_after};
+use super::context::{Call, ConsumerContext, pause_after};
 use super::held::Hold;
 use crate::backend::event_source::{DeadLetter, EntryRef, LeaseId, Received, Renewal};
 use crate::backoff::NextTry;
@@ -121,7 +121,8 @@ impl Delivery {
                 }
                 continue;
             };
-            self.is_counted = false;
+            // It has been answered, so it is not what ends its consumers.
+            (self.is_counted, self.is_suspect) = (false, false);
             if next_try == NextTry::Never || self.deliveries >= most {
                 return self.set_aside(reason).await;
             }
@@ -139,13 +140,13 @@ impl Delivery {
 
     /// Waits for this time; `false` if handlers may not have it any more.
     async fn pause(&self, time: Duration) -> bool {
-        self.context.held.wait(self.entry, true);
-        let is_over = tokio::select! {
-            is_over = self.context.pause(time) => is_over,
+        self.context.held.set_waiting(self.entry, true);
+        let has_passed = tokio::select! {
+            has_passed = self.context.pause(time) => has_passed,
             () = self.context.lease_ended(self.lease) => false,
         };
-        self.context.held.wait(self.entry, false);
-        is_over
+        self.context.held.set_waiting(self.entry, false);
+        has_passed
     }
 
     /// Waits until handlers may have it; `None` if they may not any more.
@@ -161,7 +162,9 @@ impl Delivery {
         }
         let all = async {
             let quota = acquire(context.quota.as_ref()).await;
+            context.held.set_waiting(self.entry, self.is_suspect);
             let alone = acquire(self.is_suspect.then_some(&context.suspects)).await;
+            context.held.set_waiting(self.entry, false);
             Some(Permits { work: context.permits.acquire().await.ok()?, alone, quota })
         };
         tokio::select! {
@@ -257,7 +260,9 @@ async fn set_aside(context: &ConsumerContext, lease: Option<LeaseId>, letter: De
         if context.hold(letter.entry, lease) == Hold::Lost {
             return Ending::Lost;
         }
-        match context.source.set_aside(&letter).await {
+        let outcome = context.source.set_aside(&letter).await;
+        context.note(Call::SettingAside, &outcome);
+        match outcome {
             Ok(true) => {
                 tracing::warn!(
                     consumer = context.name, stream = context.source.stream_name(letter.entry.stream),
@@ -270,8 +275,7 @@ async fn set_aside(context: &ConsumerContext, lease: Option<LeaseId>, letter: De
                 return Ending::SetAside;
             }
             Ok(false) => return Ending::Lost,
-            Err(error) => {
-                tracing::debug!(consumer = context.name, %error, "an entry cannot be set aside; retrying");
+            Err(_) => {
                 if !context.pause(pause_after(failures)).await {
                     return Ending::Lost;
                 }

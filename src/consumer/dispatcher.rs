@@ -19,7 +19,7 @@ pub(super) async fn dispatch(
 ) {
     let (mut keys, mut running) = (Keys::default(), FuturesUnordered::new());
     let mut is_reading = true;
-    let start = |received: Received, key: Option<String>| {
+    let start = |received: Received, key: Option<Key>| {
         let (context, entry) = (Arc::clone(&context), received.entry);
         async move { (entry, key, deliver(context, received).await) }
     };
@@ -28,9 +28,9 @@ pub(super) async fn dispatch(
             batch = read.recv(), if is_reading => match batch {
                 Some(batch) => for received in batch {
                     let (key, entry) = (key_of(&received), received.entry);
-                    match keys.enter(key.as_deref(), received) {
+                    match keys.enter(key.as_ref(), received) {
                         Some(received) => running.push(start(received, key)),
-                        None => context.held.wait(entry, true),
+                        None => context.held.set_waiting(entry, true),
                     }
                 },
                 None => is_reading = false,
@@ -46,7 +46,7 @@ pub(super) async fn dispatch(
                     context.metrics.lost.increment(1);
                 }
                 if let Some(key) = key && let Some(next) = keys.leave(&key) {
-                    context.held.wait(next.entry, false);
+                    context.held.set_waiting(next.entry, false);
                     running.push(start(next, Some(key)));
                 }
             }
@@ -54,26 +54,28 @@ pub(super) async fn dispatch(
     }
 }
 
-/// The key whose events are handled one after the other.
-fn key_of(received: &Received) -> Option<String> {
+/// A key of one stream, whose events are handled one after the other.
+type Key = (usize, String);
+
+fn key_of(received: &Received) -> Option<Key> {
     let key = &received.event.as_ref().ok()?.partition_key;
-    (!key.is_empty()).then(|| key.clone())
+    (!key.is_empty()).then(|| (received.entry.stream, key.clone()))
 }
 
 /// The keys of which an event is being delivered, with the events that wait behind it.
 #[derive(Default)]
 struct Keys {
-    busy: HashMap<String, VecDeque<Received>>,
+    busy: HashMap<Key, VecDeque<Received>>,
 }
 
 impl Keys {
     /// Returns the entry if it can be delivered now.
-    fn enter(&mut self, key: Option<&str>, received: Received) -> Option<Received> {
+    fn enter(&mut self, key: Option<&Key>, received: Received) -> Option<Received> {
         let Some(key) = key else { return Some(received) };
         match self.busy.get_mut(key) {
             Some(waiting) => waiting.push_back(received),
             None => {
-                self.busy.insert(key.to_owned(), VecDeque::new());
+                self.busy.insert(key.clone(), VecDeque::new());
                 return Some(received);
             }
         }
@@ -81,7 +83,7 @@ impl Keys {
     }
 
     /// Ends a key's delivery; returns its next entry.
-    fn leave(&mut self, key: &str) -> Option<Received> {
+    fn leave(&mut self, key: &Key) -> Option<Received> {
         let next = self.busy.get_mut(key)?.pop_front();
         if next.is_none() {
             self.busy.remove(key);
@@ -102,13 +104,16 @@ mod tests {
 
     #[test]
     fn the_entries_of_a_key_leave_one_by_one_and_in_order() {
+        let key = |name: &str| (0, name.to_owned());
         let mut keys = Keys::default();
-        assert!(keys.enter(Some("a"), received(1)).is_some());
-        assert!(keys.enter(Some("a"), received(2)).is_none() && keys.enter(Some("a"), received(3)).is_none());
-        assert!(keys.enter(Some("b"), received(4)).is_some() && keys.enter(None, received(5)).is_some());
-        let next = |keys: &mut Keys| keys.leave("a").map(|received| received.entry.id.number);
+        assert!(keys.enter(Some(&key("a")), received(1)).is_some());
+        assert!(
+            keys.enter(Some(&key("a")), received(2)).is_none() && keys.enter(Some(&key("a")), received(3)).is_none()
+        );
+        assert!(keys.enter(Some(&key("b")), received(4)).is_some() && keys.enter(None, received(5)).is_some());
+        let next = |keys: &mut Keys| keys.leave(&key("a")).map(|received| received.entry.id.number);
         assert_eq!([next(&mut keys), next(&mut keys), next(&mut keys)], [Some(2), Some(3), None]);
-        assert!(keys.enter(Some("a"), received(6)).is_some());
+        assert!(keys.enter(Some(&key("a")), received(6)).is_some());
         assert_eq!(keys.busy.len(), 2);
     }
 }

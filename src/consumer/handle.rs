@@ -72,12 +72,19 @@ impl OutboxConsumer {
         }
     }
 
-    /// Checks whether the reader has made progress lately, whatever the state of the server. Asks no server.
+    /// Checks whether the readers have made progress lately, whatever the state of the server, and whether the handlers' actors are
+    /// running: if not, only another start of the process helps. Asks no server.
     ///
     /// # Errors
     /// A description of the problem, for the operator.
     pub fn alive(&self) -> Result<(), String> {
         let settings = &self.context.settings;
+        if let Some(handler) = self.context.handlers.iter().find(|handler| !handler.is_alive()) {
+            return Err(format!(
+                "the actor of handler `{}` has stopped; its events wait until the process starts again",
+                handler.name()
+            ));
+        }
         // The longest that one turn takes: connecting, a look-up of streams, a claim or a read.
         let limit = TURN_MARGIN + settings.connect_timeout + 4 * settings.socket_timeout;
         let silent = self.context.silent_for();

@@ -18,7 +18,7 @@ const MOST_WAITING: usize = 5_000;
 const READ_AHEAD: Duration = Duration::from_millis(200);
 
 /// The part of `reclaim_after` after which an entry is renewed, and the one after which it may be another consumer's.
-const RENEWED_AFTER: u32 = 3;
+const RENEWED_AFTER: u32 = 4;
 const DOUBTFUL_AFTER: (u32, u32) = (2, 3);
 
 /// Whether an entry may be given to handlers.
@@ -102,7 +102,7 @@ impl Held {
         let mut state = self.state();
         let mut count = 0;
         for entry in entries {
-            state.wait(entry, false);
+            state.set_waiting(entry, false);
             if let Some(held) = state.entries.remove(&entry) {
                 state.bytes -= held.bytes;
                 count += 1;
@@ -121,8 +121,8 @@ impl Held {
     }
 
     /// Notes whether an entry waits for its key or for another try.
-    pub(super) fn wait(&self, entry: EntryRef, waits: bool) {
-        self.state().wait(entry, waits);
+    pub(super) fn set_waiting(&self, entry: EntryRef, waits: bool) {
+        self.state().set_waiting(entry, waits);
         if waits {
             self.room.iter().for_each(Notify::notify_one);
         }
@@ -208,7 +208,7 @@ impl Held {
 }
 
 impl State {
-    fn wait(&mut self, entry: EntryRef, waits: bool) {
+    fn set_waiting(&mut self, entry: EntryRef, waits: bool) {
         let Some(held) = self.entries.get_mut(&entry).filter(|held| held.is_waiting != waits) else { return };
         held.is_waiting = waits;
         if waits {
@@ -280,19 +280,19 @@ mod tests {
         let most = u64::try_from(MOST_WAITING).unwrap();
         for number in 0..most - 1 {
             held.add(&received(number, 10), now);
-            held.wait(entry(number), true);
+            held.set_waiting(entry(number), true);
         }
         assert_eq!(held.room(now), 1);
         held.add(&received(most, 10), now);
-        held.wait(entry(most), true);
+        held.set_waiting(entry(most), true);
         assert_eq!(held.room(now), 0);
-        held.wait(entry(0), false);
+        held.set_waiting(entry(0), false);
         held.remove([entry(1)], now);
         assert_eq!(held.room(now), 2);
         held.remove((0..=most).map(entry), now.after(READ_AHEAD * 2));
         assert_eq!(held.room(now.after(READ_AHEAD * 5)), 4);
         held.add(&received(9_999, 2_000_000), now);
-        held.wait(entry(9_999), true);
+        held.set_waiting(entry(9_999), true);
         assert_eq!(held.room(now.after(READ_AHEAD * 5)), 0, "its bytes are too many");
     }
 

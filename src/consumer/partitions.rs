@@ -71,25 +71,28 @@ pub(super) async fn read_partitions(context: Arc<ConsumerContext>, entries: mpsc
 
 /// Gives entries that were not handled to the other consumers, and then the streams of which nothing is in memory.
 async fn hand_over(context: &ConsumerContext, leases: &dyn StreamLeases) {
+    give_back(context).await;
     if leases.is_draining() {
-        give_back(context).await;
         let handed_over = leases.hand_over(&context.held.streams()).await;
         context.note(Call::HandingOver, &handed_over);
+    } else {
+        context.note(Call::HandingOver, &Ok(()));
     }
 }
 
 /// Gives entries that were not handled to the other consumers.
 pub(super) async fn give_back(context: &ConsumerContext) {
-    let released = context.take_released();
+    // They stay in the list until it is certain: this task may be ended meanwhile.
+    let released = context.released();
     if released.is_empty() {
         return;
     }
     match context.source.renew(&released).await {
-        Ok(_) => context.held.remove(released.iter().map(|renewal| renewal.entry), BootInstant::now()),
-        Err(error) => {
-            tracing::debug!(consumer = context.name, %error, "entries cannot be given back; retrying");
-            released.into_iter().for_each(|renewal| context.release(renewal));
+        Ok(_) => {
+            context.forget_released(released.len());
+            context.held.remove(released.iter().map(|renewal| renewal.entry), BootInstant::now());
         }
+        Err(error) => tracing::debug!(consumer = context.name, %error, "entries cannot be given back; retrying"),
     }
 }
 

@@ -72,6 +72,9 @@ fn subscriptions(all: impl Iterator<Item = Subscribe>) -> Result<Vec<Arc<Subscri
 }
 
 fn launch(context: Arc<ConsumerContext>) -> Result<OutboxConsumer, SystemError> {
+    if context.quota.as_ref().is_some_and(|quota| quota.available_permits() == 0) {
+        context.stop();
+    }
     let runtime = RuntimeGuard::new()?;
     let (report, ended) = watch::channel(false);
     let handle = runtime.handle().clone();
@@ -134,17 +137,24 @@ async fn live(context: &Arc<ConsumerContext>) -> Option<()> {
     loop {
         tokio::select! {
             Some(ended) = dispatching.join_next() => {
-                is_over = Some(ended.ok()?);
+                if ended.is_err() {
+                    break;
+                }
+                is_over = Some(());
                 endless.iter().for_each(AbortHandle::abort);
             }
             Some(ended) = tasks.join_next() => match ended {
                 Ok(()) => {}
                 Err(error) if error.is_cancelled() => {}
-                Err(_) => return None,
+                Err(_) => break,
             },
             else => return is_over,
         }
     }
+    // None of them adds an entry after this.
+    tasks.shutdown().await;
+    dispatching.shutdown().await;
+    None
 }
 
 /// Gives what was not handled to the other consumers. Partitions of which handlers still have events are left until the leases end.

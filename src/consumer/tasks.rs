@@ -32,6 +32,8 @@ pub(super) async fn read(context: Arc<ConsumerContext>, entries: mpsc::Sender<Ve
         let read = if claims { context.source.claim(room).await } else { context.source.read(room).await };
         context.note(Call::Reading, &read);
         let Ok(mut read) = read else {
+            // A claim that fails does not keep new entries from being read.
+            next_claim = if claims { asked.after(ROOM_CHECK) } else { next_claim };
             context.pause(pause_after(failures)).await;
             failures += 1;
             continue;
@@ -79,15 +81,21 @@ pub(super) async fn acknowledge(context: Arc<ConsumerContext>, mut handled: mpsc
 
 /// Renews what is in memory for long, so that no other consumer takes it. Does not end.
 pub(super) async fn renew(context: Arc<ConsumerContext>) {
+    let mut pause = context.settings.reclaim_after / 8;
     loop {
-        tokio::time::sleep(context.settings.reclaim_after / 6).await;
+        tokio::time::sleep(pause).await;
+        pause = context.settings.reclaim_after / 8;
         let asked = BootInstant::now();
         let due = context.held.due(asked);
         if due.is_empty() || fault_injection::is_off(ProtocolRule::Renewal) {
+            context.note(Call::Renewing, &Ok(()));
             continue;
         }
         let renewed = context.source.renew(&due).await;
         context.note(Call::Renewing, &renewed);
+        if renewed.is_err() {
+            pause = pause_after(0);
+        }
         let lost = renewed.map_or(0, |lost| context.held.renewed(&due, &lost, asked));
         if lost > 0 {
             tracing::warn!(consumer = context.name, entries = lost, "another consumer took entries of this one");

@@ -55,9 +55,9 @@ impl Handler<HandleEvent> for WebhookHandler {
 
 fn rejection(error: BackendError) -> HandlerError {
     match error {
-        BackendError::RejectedFor { reason, delay } | BackendError::Deferred { reason, delay } => {
-            HandlerError::after(delay, reason)
-        }
+        BackendError::RejectedFor { reason, delay } => HandlerError::after(delay, reason),
+        // After the backoff: the host is closed for seconds, and each delivery counts.
+        BackendError::Deferred { reason, .. } => HandlerError::retry(reason),
         error @ (BackendError::Gone { .. } | BackendError::Invalid(_)) => HandlerError::permanent(error),
         error => HandlerError::retry(error),
     }

@@ -4,6 +4,7 @@ mod execute;
 mod print;
 
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use actix_outbox::{
     ConsumerSettings, EventTypes, HandleEvent, OutboxConsumer, PublisherSettings, Settings, StartAt, StreamTail,
@@ -14,7 +15,10 @@ use tokio::sync::mpsc;
 use self::execute::Execute;
 use self::print::Print;
 use super::exit::UsageError;
-use super::worker::Signals;
+use super::worker::{INTERRUPTED, Signals};
+
+/// How long the output may let an event wait: a day.
+const PRINT_LIMIT: Duration = Duration::from_secs(24 * 3_600);
 
 /// The name of a consumer that is not in the settings.
 const AD_HOC: &str = "command-line";
@@ -113,6 +117,9 @@ async fn consume(args: Args, settings: Settings, name: String) -> anyhow::Result
     let (report, mut failed) = mpsc::unbounded_channel();
     let recipient = handler(&args, &settings, &name, report)?;
     let mut builder = OutboxConsumer::builder(settings, &name);
+    if args.exec.is_empty() && args.post.is_none() {
+        builder = builder.handler_timeout(PRINT_LIMIT);
+    }
     if let Some(limit) = args.limit {
         builder = builder.limit(limit.get());
     }
@@ -124,7 +131,10 @@ async fn consume(args: Args, settings: Settings, name: String) -> anyhow::Result
     };
     tokio::select! {
         ended = consumer.shutdown() => ended?,
-        _ = signals.next() => anyhow::bail!("ended by a second signal; another consumer takes what was being handled"),
+        name = signals.next() => {
+            tracing::warn!(signal = name, "ending immediately after a second signal; others take what was being handled");
+            std::process::exit(INTERRUPTED)
+        }
     }
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
@@ -139,7 +149,7 @@ fn handler(
 
     if !args.exec.is_empty() {
         let limit = settings.consumer(name)?.handler_timeout;
-        return Ok(Execute::new(args.exec.clone(), limit).start().recipient());
+        return Ok(Execute::new(args.exec.clone(), limit, report).start().recipient());
     }
     match &args.post {
         Some(url) => post(url),
@@ -185,7 +195,7 @@ async fn tail(args: &Args, settings: &Settings, name: &str) -> anyhow::Result<()
                 }
                 is_waiting = true;
                 tokio::select! {
-                    () = tokio::time::sleep(std::time::Duration::from_secs(1)) => continue,
+                    () = tokio::time::sleep(Duration::from_secs(1)) => continue,
                     _ = signals.next() => return Ok(()),
                 }
             }

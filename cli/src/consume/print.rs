@@ -2,7 +2,7 @@
 
 use std::io;
 
-use actix::{Actor, Context, Handler};
+use actix::{Actor, Context, Handler, ResponseFuture};
 use actix_outbox::{HandleEvent, HandlerError, OutboxEvent};
 use tokio::sync::mpsc;
 
@@ -23,14 +23,19 @@ impl Actor for Print {
 }
 
 impl Handler<HandleEvent> for Print {
-    type Result = Result<(), HandlerError>;
+    type Result = ResponseFuture<Result<(), HandlerError>>;
 
     fn handle(&mut self, message: HandleEvent, _: &mut Self::Context) -> Self::Result {
-        line(&message.event).map_err(|error| {
-            let reason = HandlerError::retry(format_args!("cannot write: {error}"));
-            // The program ends already if this is not received.
-            let _ = self.failed.send(error);
-            reason
+        let failed = self.failed.clone();
+        Box::pin(async move {
+            // A reader of the output may let it wait for as long as it likes, as a pager does.
+            let written = tokio::task::spawn_blocking(move || line(&message.event)).await?;
+            written.map_err(|error| {
+                let reason = HandlerError::retry(format_args!("cannot write: {error}"));
+                // The program ends already if this is not received.
+                let _ = failed.send(error);
+                reason
+            })
         })
     }
 }

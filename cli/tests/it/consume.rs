@@ -165,6 +165,16 @@ async fn a_command_that_fails_is_run_again_and_then_its_event_is_a_dead_letter()
 }
 
 #[tokio::test]
+async fn a_command_that_does_not_exist_ends_the_program_and_no_event_is_a_dead_letter() {
+    let mail = Mail::with(1).await;
+    let mut consumer = mail.executing(&["/nowhere/bill"]);
+    assert_eq!(consumer.wait_exit(PATIENCE).await.code(), Some(1));
+    assert!(consumer.stderr().contains("--exec /nowhere/bill: No such file"), "{}", consumer.stderr());
+    assert_eq!(mail.dead().await, 0);
+    assert_eq!(mail.consume(&["consume", "mailer", "--limit", "1"]).await, [1]);
+}
+
+#[tokio::test]
 async fn events_are_posted_to_an_address() {
     let mail = Mail::with(3).await;
     let receiver = crate::webhooks::Receiver::start().await;

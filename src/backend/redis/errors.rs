@@ -61,8 +61,8 @@ fn whole_code(error: &RedisError) -> Option<String> {
 }
 
 fn code(error: &str) -> &str {
-    // Before Redis 7 an error in a script begins with its place.
-    let behind_place = error.strip_prefix("@user_script: ").and_then(|rest| rest.split_once(": "));
+    // Before Redis 7 an error in a script begins with its place, and may have another text before that.
+    let behind_place = error.rsplit_once("@user_script:").and_then(|(_, rest)| rest.trim_start().split_once(": "));
     let error = behind_place.map_or(error, |(_, error)| error);
     let code = error.trim_start_matches('-').split(' ').next().unwrap_or_default();
     let is_a_code = !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_uppercase());
@@ -101,6 +101,10 @@ mod tests {
             ("-READONLY You can't write against a read only replica.", "READONLY"),
             ("@user_script: 33: -OOM command not allowed when used memory > 'maxmemory'.", "OOM"),
             ("@user_script: 7: The user executing the script can't run this command or subcommand", "ERR"),
+            (
+                "Error running script (call to f_1b2c): @user_script:5: -NOGROUP No such key 'events' or consumer group 'mailer'",
+                "NOGROUP",
+            ),
             ("Wrong number of args calling Redis command From Lua script", "ERR"),
         ] {
             assert_eq!(code(error), expected, "{error}");

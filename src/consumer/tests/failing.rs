@@ -181,3 +181,38 @@ async fn a_key_whose_event_is_retried_later_holds_no_other_key_however_many_of_i
     assert!((2..=1_000).all(|seq| notes.count(seq) == 0), "the key waits");
     consumer.shutdown().await.unwrap();
 }
+
+#[actix::test]
+async fn an_entry_that_was_trimmed_is_retried_like_others_and_then_a_dead_letter() {
+    let mut stream = Stream::new().await;
+    stream.add([1], "").await;
+    let notes = Notes::default();
+    let trimmed = Arc::new(AtomicBool::new(false));
+    let may_end = Arc::clone(&trimmed);
+    let builder = stream.builder("mailer-1", |settings| settings.max_deliveries = 3);
+    let handler = notes.worker(move |_| {
+        let may_end = Arc::clone(&may_end);
+        Box::pin(async move {
+            while !may_end.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Err("not now")?
+        })
+    });
+    let consumer = builder.subscribe(handler).start().await.unwrap();
+    notes.are(&[1]).await;
+    let _: usize = ::redis::cmd("XTRIM")
+        .arg(&stream.name)
+        .arg(&["MAXLEN", "0"])
+        .query_async(&mut stream.connection)
+        .await
+        .unwrap();
+    // The renewal of a slow handler meets it as well.
+    tokio::time::sleep(RECLAIM).await;
+    trimmed.store(true, Ordering::Relaxed);
+    eventually("it is dead", PATIENCE, async || stream.dead_letters().await.len() == 1).await;
+    assert_eq!(notes.all(), [1, 1, 1]);
+    assert_eq!(stream.dead_letters().await[0]["dead_deliveries"], "3");
+    eventually("nothing is in memory", PATIENCE, async || consumer.health().in_flight == 0).await;
+    consumer.shutdown().await.unwrap();
+}

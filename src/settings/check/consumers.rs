@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use super::{Check, MAX_NAME, Result};
+use super::{Check, Result};
 use crate::error::SettingsError;
 use crate::settings::{ConsumerSettings, Settings};
+
+/// As long as the name of a handler may be, which `outbox consume` takes from it.
+const MAX_NAME: usize = 92;
 
 /// Where dead letters go needs to differ from stream to stream and from group to group.
 const OF_STREAM: &str = "{stream}";
@@ -21,7 +24,7 @@ impl Check<'_> {
         let key_of = |name: &str| format!("{key}.{name}");
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.-".contains(c);
         let named = !name.is_empty() && name.len() <= MAX_NAME && name.chars().all(plain);
-        self.that(named, key, "a consumer's name is 1 to 100 of the characters a-z, 0-9, `_`, `.` and `-`")?;
+        self.that(named, key, "a consumer's name is 1 to 92 of the characters a-z, 0-9, `_`, `.` and `-`")?;
         self.consumer_server(key, consumer, settings)?;
         for (name, value) in [("group", &consumer.group), ("name", &consumer.name)] {
             let fits = value.as_ref().is_none_or(|value| !value.is_empty() && !value.contains(char::is_control));

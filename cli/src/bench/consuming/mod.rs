@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use actix::Actor;
+use actix_outbox::bench_api::MEASURED_GROUP;
 use actix_outbox::{
     ConsumerSettings, HandleEvent, OutboxConsumer, PublisherSettings, Settings, Subscribe, SystemError, inbox,
 };
@@ -19,8 +20,8 @@ use super::env::PUBLISHERS;
 use super::schema::RawConnection;
 use super::{Bench, alternate};
 
-/// The consumer in the settings of a measurement.
-const NAME: &str = "measured";
+/// The consumer in the settings of a measurement, and its group.
+const NAME: &str = MEASURED_GROUP;
 
 /// Events in one transaction with notes.
 const BATCH: usize = 500;

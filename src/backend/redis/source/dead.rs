@@ -21,10 +21,12 @@ impl RedisSource {
         let mut request = SET_ASIDE.request();
         request.arg(2 + usize::from(leases.is_some())).arg(&stream.name).arg(&stream.dead).arg(&leases);
         request.arg(&self.group).arg(&self.name).arg(&fence);
-        request.arg(&entry).arg(2 * fields.len());
+        request.arg(&entry).arg(u8::from(self.is_trimmed(letter.entry))).arg(u8::from(stream.is_retry));
+        request.arg(2 * fields.len());
         fields.iter().for_each(|(name, value)| _ = request.arg(name.as_ref()).arg(value.as_ref()));
         ADDED.iter().zip(added).for_each(|(name, value)| _ = request.arg(name).arg(value));
         let moved: u8 = self.call(&SET_ASIDE, &request).await?;
+        self.forget_trimmed(&[letter.entry]);
         Ok(moved == 1)
     }
 

@@ -14,7 +14,8 @@ mod tail;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -58,6 +59,8 @@ pub(crate) struct RedisSource {
     reclaim_after: Duration,
     /// How long a read waits for the first entry.
     patience: Duration,
+    /// Entries in memory that were trimmed and are not pending any more. Their handlers may end all the same.
+    trimmed: Mutex<BTreeSet<EntryRef>>,
 }
 
 impl RedisSource {
@@ -70,15 +73,23 @@ impl RedisSource {
     ) -> Result<Self, String> {
         let streams = SourceStreams::new(server, consumer, &group);
         let server = PublisherSettings { stream_name: streams.any_name(), ..server.clone() };
+        // A renewal that hangs is repeated in time.
+        let limit = consumer.reclaim_after / 4;
+        let quick = PublisherSettings {
+            connect_timeout: server.connect_timeout.min(limit),
+            socket_timeout: server.socket_timeout.min(limit),
+            ..server.clone()
+        };
         Ok(Self {
             reading: Link::new(&server)?,
             waiting: Link::new(&server)?,
             leases: Leases::new(consumer.lease),
-            control: Link::new(&server)?,
+            control: Link::new(&quick)?,
             streams,
             group,
             name,
             reclaim_after: consumer.reclaim_after,
+            trimmed: Mutex::default(),
             patience: Duration::from_secs(1).min(consumer.socket_timeout / 2),
         })
     }
@@ -100,6 +111,22 @@ impl RedisSource {
         }
         self.streams.forget_groups();
         SourceUnavailable(reason)
+    }
+
+    fn trimmed(&self) -> MutexGuard<'_, BTreeSet<EntryRef>> {
+        self.trimmed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_trimmed(&self, entry: EntryRef) -> bool {
+        self.trimmed().contains(&entry)
+    }
+
+    /// Forgets trimmed entries that leave the memory.
+    fn forget_trimmed(&self, entries: &[EntryRef]) {
+        let mut trimmed = self.trimmed();
+        if !trimmed.is_empty() {
+            entries.iter().for_each(|entry| _ = trimmed.remove(entry));
+        }
     }
 
     /// The entries of each stream.
@@ -153,12 +180,18 @@ impl EventSource for RedisSource {
                 let _: usize = self.control.query(&request).await.map_err(|error| self.explain(&error))?;
             }
         }
+        self.forget_trimmed(done);
         Ok(())
     }
 
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<EntryRef>> {
         let mut lost = Vec::new();
-        for (number, renewals) in Self::by_stream(renewals, |renewal| renewal.entry.stream) {
+        let given_back: Vec<EntryRef> =
+            renewals.iter().filter(|renewal| !renewal.idle.is_zero()).map(|renewal| renewal.entry).collect();
+        self.forget_trimmed(&given_back);
+        let pending: Vec<Renewal> =
+            renewals.iter().filter(|renewal| !self.is_trimmed(renewal.entry)).copied().collect();
+        for (number, renewals) in Self::by_stream(&pending, |renewal| renewal.entry.stream) {
             let stream = self.streams.get(number);
             let Some((leases, fence)) = self.fence(number, &stream) else {
                 lost.extend(renewals.iter().map(|renewal| renewal.entry));
@@ -171,9 +204,17 @@ impl EventSource for RedisSource {
                 for Renewal { entry, deliveries, idle } in page.iter().copied() {
                     request.arg(entry.id.to_string()).arg(millis(*idle)).arg(*deliveries);
                 }
-                let ids: Vec<String> = self.call(&RENEW, &request).await?;
-                let ids = ids.iter().filter_map(|id| id.parse().ok());
-                lost.extend(ids.map(|id| EntryRef { stream: number, id }));
+                let (others, trimmed): (Vec<String>, Vec<String>) = self.call(&RENEW, &request).await?;
+                let entry = |id: &String| Some(EntryRef { stream: number, id: id.parse().ok()? });
+                lost.extend(others.iter().filter_map(entry));
+                if !trimmed.is_empty() {
+                    tracing::warn!(
+                        stream = stream.name,
+                        entries = trimmed.len(),
+                        "entries were trimmed while they are handled"
+                    );
+                    self.trimmed().extend(trimmed.iter().filter_map(entry));
+                }
             }
         }
         Ok(lost)

@@ -40,6 +40,8 @@ pub(super) struct SourceStream {
     pub(super) is_retry: bool,
     /// It is leased.
     pub(super) partition: Option<Partition>,
+    /// Its first entry is new to the group: it contains retried letters, or was found later than the others.
+    pub(super) begins_at_first: bool,
     has_group: AtomicBool,
     /// The group was there once, so it begins again at the first entry.
     had_group: AtomicBool,
@@ -70,7 +72,7 @@ impl SourceStreams {
             list: RwLock::default(),
             looked_up: Mutex::default(),
         };
-        streams.names.iter().for_each(|name| streams.add(name));
+        streams.names.iter().for_each(|name| streams.add(name, false));
         streams
     }
 
@@ -105,18 +107,18 @@ impl SourceStreams {
     }
 
     /// Adds streams that a glob matches, without the dead letters of others among them, of whichever group.
-    fn add_found(&self, names: &[String]) {
+    fn add_found(&self, names: &[String], are_new: bool) {
         const ANY: &str = "\0";
         let dead: Vec<String> = names.iter().map(|name| dead_letters_of(&self.dead_letters, name, ANY)).collect();
         let prefixes: Vec<&str> =
             dead.iter().filter_map(|dead| dead.split_once(ANY)).map(|(prefix, _)| prefix).collect();
         let is_new = |name: &&String| !self.all().iter().any(|(_, stream)| stream.name == **name);
         let is_dead = |name: &String| prefixes.iter().any(|prefix| name.starts_with(prefix));
-        names.iter().filter(is_new).filter(|name| !is_dead(name)).for_each(|name| self.add(name));
+        names.iter().filter(is_new).filter(|name| !is_dead(name)).for_each(|name| self.add(name, are_new));
     }
 
     /// Adds a stream, and then the one for its retried dead letters.
-    fn add(&self, name: &str) {
+    fn add(&self, name: &str, is_new: bool) {
         let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
         let dead = dead_letters_of(&self.dead_letters, name, &self.group);
         let is_known = list.iter().any(|stream| stream.name == name || stream.dead == name);
@@ -130,6 +132,7 @@ impl SourceStreams {
                 origin: name.to_owned(),
                 dead: dead.clone(),
                 is_retry,
+                begins_at_first: is_retry || is_new,
                 partition: partition(name),
                 has_group: AtomicBool::new(false),
                 had_group: AtomicBool::new(false),
@@ -142,11 +145,10 @@ impl RedisSource {
     /// Looks up the streams, and creates the group where it is missing.
     pub(super) async fn prepare(&self, link: &Link) -> Result<()> {
         self.look_up(link).await?;
-        if !self.streams.may_create {
-            return Ok(());
-        }
         for (_, stream) in self.streams.all() {
-            if !stream.has_group.load(Ordering::Relaxed) {
+            // Only consumers of the group know of its retried letters.
+            let may_create = self.streams.may_create || stream.is_retry;
+            if may_create && !stream.has_group.load(Ordering::Relaxed) {
                 self.create_group(link, &stream).await?;
             }
         }
@@ -160,7 +162,7 @@ impl RedisSource {
 
     async fn create_group(&self, link: &Link, stream: &SourceStream) -> Result<()> {
         let had_group = stream.had_group.load(Ordering::Relaxed);
-        let start = if had_group || stream.is_retry { StartAt::First } else { self.streams.start };
+        let start = if had_group || stream.begins_at_first { StartAt::First } else { self.streams.start };
         let mut create = redis::cmd("XGROUP");
         create.arg("CREATE").arg(&stream.name).arg(&self.group).arg(start_id(start)).arg("MKSTREAM");
         match link.query::<()>(&create).await {
@@ -189,7 +191,7 @@ impl RedisSource {
         }
         for glob in &self.streams.globs {
             let names = scan(link, glob).await.map_err(|error| SourceUnavailable(error.reason()))?;
-            self.streams.add_found(&names);
+            self.streams.add_found(&names, looked_up.is_some());
         }
         *looked_up = Some(Instant::now());
         Ok(())

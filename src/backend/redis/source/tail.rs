@@ -19,7 +19,11 @@ impl RedisSource {
         let streams: Vec<_> = self.streams.all().into_iter().filter(|(_, stream)| !stream.is_retry).collect();
         for (number, stream) in &streams {
             if !positions.contains_key(number) {
-                positions.insert(*number, self.first_position(&stream.name, start).await?);
+                positions.insert(
+                    *number,
+                    self.first_position(&stream.name, if stream.begins_at_first { StartAt::First } else { start })
+                        .await?,
+                );
             }
         }
         if streams.is_empty() {

@@ -21,6 +21,9 @@ const PAGE: u32 = 1_000;
 /// How long a read waits for an entry; less than the connection waits for an answer.
 const BLOCK_MS: u32 = 100;
 
+/// The group of the consumer that `outbox bench` measures.
+pub const MEASURED_GROUP: &str = "measured";
+
 /// A connection to one stream, or to its partitions.
 pub struct RawStream {
     connection: MultiplexedConnection,
@@ -59,6 +62,9 @@ impl RawStream {
         let mut request = redis::cmd("UNLINK");
         let partitions = (0..MAX_PARTITIONS).map(|n| partition_name(&self.name, n));
         request.arg(&self.name).arg(partitions.collect::<Vec<_>>()).arg(meta_key(&self.name));
+        // Those of the consumer that is measured.
+        let dead = format!("{{{}}}:dead:{MEASURED_GROUP}", self.name);
+        request.arg(&dead).arg(format!("{dead}:retry"));
         request.query_async(&mut self.connection).await.map_err(unavailable)
     }
 

@@ -10,7 +10,7 @@ if not held or claims > tonumber(ARGV[6]) then
 end
 redis.call('HSET', KEYS[1], 'lease/' .. ARGV[4], ARGV[5] .. ' ' .. ARGV[6] .. ' ' .. ARGV[3])
 local left = redis.call('XPENDING', stream, group, ARGV[7], '+', ARGV[8])
-local claimed = claim(stream, group, ARGV[2], 0, left)
+local claimed = claim(stream, group, ARGV[2], left)
 for _, facts in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   local found = {}
   for i = 1, #facts, 2 do
