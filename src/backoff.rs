@@ -1,9 +1,22 @@
-//! When a rejected event is tried again. Pure.
+//! When a rejected event is tried again, and when a server that is unavailable. Pure, except for chance.
 
 use std::time::Duration;
 
 use crate::settings::RetryBackoff;
 use crate::settings::units::LONGEST;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The pause after this many earlier failures in a row: a random part of it, at least half. Otherwise workers that lost
+/// their connections together would all retry together, and all miss the same moment.
+pub(crate) fn pause_after(failures: u32) -> Duration {
+    longest_after(failures).mul_f64(rand::random_range(0.5..=1.0))
+}
+
+fn longest_after(failures: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << failures.min(5)).min(LONGEST_PAUSE)
+}
 
 /// When a rejected event is tried again, as far as who rejected it knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +65,8 @@ impl RetryBackoff {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -71,6 +86,17 @@ mod tests {
             assert_eq!(NextTry::of_all(tries.clone()), expected, "{tries:?}");
         }
         assert_eq!(After(Duration::MAX).delay(Duration::ZERO), LONGEST);
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_second_and_differ() {
+        for failures in [0, 1, 5, 6, 100, u32::MAX] {
+            let longest = longest_after(failures);
+            let pauses: HashSet<Duration> = (0..100).map(|_| pause_after(failures)).collect();
+            assert!(pauses.iter().all(|pause| (longest / 2..=longest).contains(pause)), "{pauses:?} of {longest:?}");
+            assert!(pauses.len() > 50, "{pauses:?}");
+        }
+        assert_eq!([0, 1, 4, 5].map(longest_after).map(|pause| pause.as_millis()), [50, 100, 800, 1_000]);
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use ::actix_web::http::StatusCode;
-use ::actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use ::actix_web::{HttpResponse, HttpResponseBuilder, web};
+use ::actix_web::http::header::CONTENT_TYPE;
+use ::actix_web::{HttpResponse, web};
 use serde::Serialize;
 
+use super::probes::{Render, response};
 use crate::consumer::OutboxConsumer;
 
 const OK: &str = "ok";
@@ -25,9 +25,6 @@ pub struct ConsumerProbes {
     consumer: web::Data<OutboxConsumer>,
     metrics: Option<web::Data<Render>>,
 }
-
-/// The metrics as text.
-struct Render(Box<dyn Fn() -> String + Send + Sync>);
 
 impl ConsumerProbes {
     /// The probes of a running consumer.
@@ -92,10 +89,4 @@ async fn scrape(consumer: web::Data<OutboxConsumer>, metrics: web::Data<Render>)
         tracing::debug!(%error, "the consumer's gauges are not updated");
     }
     response(true).insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")).body((metrics.0)())
-}
-
-fn response(is_ok: bool) -> HttpResponseBuilder {
-    let mut response = HttpResponse::build(if is_ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE });
-    response.insert_header((CACHE_CONTROL, "no-store"));
-    response
 }

@@ -47,7 +47,7 @@ struct Started(Arc<OnceLock<Outbox>>);
 struct LastReadiness(Mutex<Option<(Instant, Readiness)>>);
 
 /// The metrics as text.
-struct Render(Box<dyn Fn() -> String + Send + Sync>);
+pub(super) struct Render(pub(super) Box<dyn Fn() -> String + Send + Sync>);
 
 impl Probes {
     /// The probes of a running outbox.
@@ -207,7 +207,7 @@ async fn scrape(
     response(true).insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")).body((metrics.0)())
 }
 
-fn response(is_ok: bool) -> HttpResponseBuilder {
+pub(super) fn response(is_ok: bool) -> HttpResponseBuilder {
     let mut response = HttpResponse::build(if is_ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE });
     response.insert_header((CACHE_CONTROL, "no-store"));
     response

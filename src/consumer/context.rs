@@ -15,10 +15,6 @@ use crate::handlers::Subscription;
 use crate::metrics::ConsumerMetrics;
 use crate::settings::ConsumerSettings;
 
-/// The pauses after failures: the first, and the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
 /// What a consumer asks its source for again and again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Call {
@@ -213,10 +209,4 @@ impl ConsumerContext {
             }
         }
     }
-}
-
-/// The pause after this many earlier failures in a row.
-pub(super) fn pause_after(failures: u32) -> Duration {
-    let longest = FIRST_PAUSE.saturating_mul(1 << failures.min(5)).min(LONGEST_PAUSE);
-    longest.mul_f64(rand::random_range(0.5..=1.0))
 }

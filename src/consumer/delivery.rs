@@ -7,10 +7,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::context::{Call, ConsumerContext, pause_after};
+use super::context::{Call, ConsumerContext};
 use super::held::Hold;
 use crate::backend::event_source::{DeadLetter, EntryRef, LeaseId, Received, Renewal};
-use crate::backoff::NextTry;
+use crate::backoff::{NextTry, pause_after};
 use crate::clock::BootInstant;
 use crate::event::OutboxEvent;
 use crate::handlers::{HandlerError, Outcome, Subscription};

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use super::context::{Call, ConsumerContext, pause_after};
+use super::context::{Call, ConsumerContext};
 use super::tasks::ROOM_CHECK;
 use crate::backend::event_source::{Received, StreamLeases};
+use crate::backoff::pause_after;
 use crate::clock::BootInstant;
 
 /// The parts of a lease after which it is renewed, and after which that is tried again.

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::context::{Call, ConsumerContext, pause_after};
+use super::context::{Call, ConsumerContext};
 use crate::backend::event_source::{EntryRef, Received};
+use crate::backoff::pause_after;
 use crate::clock::BootInstant;
 use crate::fault_injection::{self, ProtocolRule};
 
