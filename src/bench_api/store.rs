@@ -102,5 +102,5 @@ impl BenchStore {
 }
 
 fn acceptance(row: &FetchedRow) -> Acceptance {
-    Acceptance { id: row.id, seq: row.position.seq, asked: Arc::default(), left: Vec::new() }
+    Acceptance { id: row.id, seq: row.position.seq, asked: Arc::default(), left: Vec::new(), deletes: false }
 }

@@ -90,6 +90,7 @@ impl Settings {
         check.worker(&self.worker)?;
         check.backoff("worker", &self.worker.retry_backoff)?;
         check.retention(&self.retention)?;
+        check.deleting(self)?;
         check.web(&self.web)?;
         self.check_backends(&(check.origin)("worker.backends"))
     }
@@ -277,6 +278,25 @@ impl Check<'_> {
                     "must be given, or `secret_file` or `secret_command`",
                 )?;
             }
+        }
+        Ok(())
+    }
+
+    /// Events that are kept for no day are deleted, and nothing else deletes those of one publisher.
+    fn deleting(&self, settings: &Settings) -> Result<()> {
+        const BESIDE: &str =
+            "deletes events that are done, and retention.cleanup_published = false keeps them: choose one";
+        let RetentionSettings { cleanup_published, published_retention_days, .. } = settings.retention;
+        self.that(cleanup_published || published_retention_days > 0, "retention.published_retention_days", BESIDE)?;
+        for (name, publisher) in &settings.publishers {
+            let Some(days) = publisher.published_retention_days else { continue };
+            let key = format!("publishers.{name}.published_retention_days");
+            self.that(
+                days == 0,
+                &key,
+                format!("must be 0 or left out, not {days}: retention is the same for all others"),
+            )?;
+            self.that(cleanup_published, &key, BESIDE)?;
         }
         Ok(())
     }

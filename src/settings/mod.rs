@@ -125,6 +125,9 @@ table! {
         socket_timeout: Duration = Duration::from_secs(5), Node::duration;
         /// The effect of a failed event on later events of its key.
         on_failed: OnFailed = OnFailed::Continue, read::on_failed;
+        /// 0: an event that is done is deleted at once, in place of being published. None: as under `[retention]`, the only place
+        /// for other numbers.
+        published_retention_days: Option<u32> = None, |node| node.integer(DAYS).map(Some);
         /// The events per second that one worker sends; none: no limit.
         rate_limit: Option<RateLimit> = None, |node| read::rate_limit(node).map(Some);
         /// The path of a file (`jsonl`), or `-` for standard output.
@@ -317,7 +320,7 @@ table! {
     pub struct RetentionSettings {
         /// Whether published events are deleted.
         cleanup_published: bool = true, Node::bool;
-        /// The days for which a published event is kept.
+        /// The days for which a published event is kept; 0: it is deleted when it is done, in place of being published.
         published_retention_days: u32 = 7, |node| node.integer(DAYS);
         /// The days for which a failed event is kept, unless it holds its key.
         failed_retention_days: u32 = 30, |node| node.integer(DAYS);

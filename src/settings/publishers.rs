@@ -27,6 +27,13 @@ impl Settings {
         self.publishers.get(name).is_some_and(|publisher| publisher.on_failed == OnFailed::Hold)
     }
 
+    /// Whether an event of a lane that is done is deleted in place of being published.
+    pub(crate) fn deletes_published(&self, lane: &str) -> bool {
+        let name = if lane.is_empty() { self.default_publisher().unwrap_or_default() } else { lane };
+        let of_publisher = self.publishers.get(name).and_then(|publisher| publisher.published_retention_days);
+        of_publisher.unwrap_or(self.retention.published_retention_days) == 0
+    }
+
     /// The publishers that this worker serves.
     pub(crate) fn served_publishers(&self) -> impl Iterator<Item = (&String, &PublisherSettings)> {
         let chosen = self.worker.backends.as_ref();
@@ -72,5 +79,18 @@ mod tests {
         assert_eq!(settings.lanes_of("default"), ["", "default"]);
         assert_eq!(settings.lanes_of("audit"), ["audit"]);
         assert_eq!(settings.holding_lanes(), [Arc::from("audit")]);
+    }
+
+    #[test]
+    fn events_are_deleted_where_the_publisher_or_retention_keeps_them_for_no_day() {
+        let deleting = |text: &str| {
+            let settings = Settings::from_toml(text).unwrap();
+            ["", "default", "audit", "unknown"].map(|lane| settings.deletes_published(lane))
+        };
+        let publishers = "publishers.default.backend = 'local'\npublishers.audit.backend = 'local'\n";
+        assert_eq!(deleting(publishers), [false; 4]);
+        let audit = format!("{publishers}publishers.audit.published_retention_days = 0");
+        assert_eq!(deleting(&audit), [false, false, true, false]);
+        assert_eq!(deleting(&format!("{publishers}retention.published_retention_days = 0")), [true; 4]);
     }
 }

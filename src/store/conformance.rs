@@ -4,6 +4,7 @@ mod admin;
 mod audit;
 mod builders;
 mod claimed;
+mod deleting;
 mod handlers;
 mod history;
 mod inbox;
@@ -43,6 +44,9 @@ pub(crate) trait Fixture: Send + Sync + Sized {
 
     /// Makes the database refuse updates of this event's row from now on, with the message "not this one".
     async fn refuse_updates(&self, id: Uuid);
+
+    /// Makes the database refuse to delete this event's row from now on.
+    async fn refuse_deletion(&self, id: Uuid);
 
     /// Whether other connections can write while a transaction that has written is open.
     fn writers_overlap(&self) -> bool;
@@ -137,6 +141,17 @@ macro_rules! instantiate {
                 settling::a_settle_whose_answer_was_lost_is_answered_again_and_counts_once,
                 settling::waiting_for_handlers_is_no_failure,
                 settling::published_at_is_set_once_and_never_cleared,
+                deleting::a_done_event_is_deleted_and_counts_as_recorded_again,
+                deleting::deleting_wins_over_any_other_status_but_failed_after_acceptance,
+                deleting::a_replayed_event_is_not_deleted_by_its_earlier_seq,
+                deleting::an_event_that_may_not_be_deleted_is_published,
+                deleting::where_no_row_may_be_deleted_all_are_published,
+                deleting::a_row_that_another_transaction_holds_is_deleted_later,
+                deleting::the_last_answer_deletes,
+                deleting::last_answers_that_meet_leave_no_row,
+                deleting::deliverers_of_both_kinds_end_one_event,
+                deleting::after_the_deletion_the_same_id_is_a_new_event,
+                deleting::operators_are_told_that_a_deleted_event_is_gone,
                 settling::an_event_with_another_retry_count_is_left_alone,
                 settling::a_rejection_repeated_after_an_operators_retry_is_not_recorded,
                 settling::a_row_that_is_no_event_is_recorded_as_failed,

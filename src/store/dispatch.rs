@@ -207,8 +207,8 @@ pub(crate) trait DispatchStore: Send + Sync {
 
     /// Records that the backends have accepted events, whatever their status; the outcomes are in the order given. The first
     /// statement that records an acceptance fixes the handlers elsewhere to which the event is owed; an event owed to none
-    /// is published. Recorded outcomes are durable. After an error nothing is known, and the next call for these events uses
-    /// [`Care::AfterDoubt`].
+    /// is published, or deleted. Recorded outcomes are durable. After an error nothing is known, and the next call for these
+    /// events uses [`Care::AfterDoubt`].
     async fn settle_published(&self, events: &[Acceptance], care: Care) -> Result<Vec<SettledEvent>>;
 
     /// Records retries and failures, each only if its lease is still `owner`'s; the outcomes are in the order given.

@@ -20,6 +20,25 @@ pub(crate) struct Acceptance {
     /// Handlers of `pending_handlers` that this process lacks or may not run yet: the event is owed to them, announced or
     /// not.
     pub(crate) left: Vec<String>,
+    /// The row is deleted in place of becoming published, if it may be deleted.
+    pub(crate) deletes: bool,
+}
+
+/// A handler's answer that it has handled an event.
+#[derive(Debug, Clone)]
+pub(crate) struct HandledDelivery {
+    pub(crate) handler: String,
+    pub(crate) id: Uuid,
+    pub(crate) seq: i64,
+    /// As in [`Acceptance`], if this is the last answer.
+    pub(crate) deletes: bool,
+}
+
+impl HandledDelivery {
+    /// An answer after which the row stays.
+    pub(crate) fn kept(handler: impl Into<String>, id: Uuid, seq: i64) -> Self {
+        Self { handler: handler.into(), id, seq, deletes: false }
+    }
 }
 
 /// The outcome of a settle that records acceptance.
@@ -155,9 +174,9 @@ pub(crate) trait HandlerStore: Send + Sync {
     /// no earlier event of the key is unsettled or owed to the handler, except those before it in the same result.
     async fn fetch_deliveries(&self, request: &DeliveryRequest) -> Result<Vec<FetchedDelivery>>;
 
-    /// Records handlers' answers by (handler, id, seq), from any process; the last one publishes the event. As durable and
-    /// as repeatable as `settle_published`.
-    async fn settle_handled(&self, handled: &[(String, Uuid, i64)], care: Care) -> Result<Vec<Settled>>;
+    /// Records handlers' answers, from any process; the last one publishes the event. As durable and as repeatable as
+    /// `settle_published`.
+    async fn settle_handled(&self, handled: &[HandledDelivery], care: Care) -> Result<Vec<Settled>>;
 
     /// Records rejections by handlers, each only if the lease of its handler's lane is still `owner`'s.
     async fn settle_rejected_deliveries(&self, owner: Uuid, rejected: &[RejectedDelivery]) -> Result<Vec<Settled>>;

@@ -22,8 +22,8 @@ pub(crate) use self::dispatch::{
     RoutedEvent,
 };
 pub(crate) use self::handlers::{
-    Acceptance, Announcement, DeliveryRequest, FetchedDelivery, HandlerStore, MOST_COUNTED, NOT_COVERED, OwedHandler,
-    RejectedDelivery, SettledEvent, handler_lane, handler_of,
+    Acceptance, Announcement, DeliveryRequest, FetchedDelivery, HandledDelivery, HandlerStore, MOST_COUNTED,
+    NOT_COVERED, OwedHandler, RejectedDelivery, SettledEvent, handler_lane, handler_of,
 };
 pub use self::history::{HistoryBucket, OutcomeCounts, Resolution};
 pub(crate) use self::inbox::TextQueries;
@@ -46,6 +46,7 @@ pub(crate) use self::selection::{Page, ScanPage};
 pub(crate) use self::settled::{Care, Settled};
 #[cfg(feature = "redis")]
 pub(crate) use self::shard_hash::shard_of;
+pub(crate) use self::undeletable::warn_undeletable;
 pub(crate) use self::wakeup::{Notification, Wakeup};
 pub(crate) use self::writer::{EventWriter, NotInserted, TakeEvents};
 
@@ -79,6 +80,7 @@ mod settled;
 mod shard_hash;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
+mod undeletable;
 pub(crate) mod unserved;
 mod wakeup;
 mod writer;

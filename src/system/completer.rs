@@ -1,4 +1,4 @@
-//! `Completer`: records the outcomes of many events in one UPDATE.
+//! `Completer`: records the outcomes of many events in one UPDATE or DELETE.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::clock::BootInstant;
 use crate::error::StoreError;
 use crate::store::{Acceptance, Care, LaneName, Settled, SettledEvent, handler_lane};
 
-/// The most events in one UPDATE.
+/// The most events in one statement.
 const MOST: usize = 2_000;
 
 /// Number of waiting events that starts another settle while one is running; fewer are cheaper to record together.
@@ -136,7 +136,9 @@ pub(super) fn by_publisher<J>(
 }
 
 async fn record(context: Arc<SystemContext>, batch: SettleBatch<Delivery>) -> (SettleBatch<Delivery>, Vec<Settled>) {
-    let events: Vec<Acceptance> = batch.jobs.iter().map(acceptance).collect();
+    // One publisher's.
+    let deletes = batch.jobs.first().is_some_and(|job| context.settings.deletes_published(&job.shard.lane));
+    let events: Vec<Acceptance> = batch.jobs.iter().map(|job| acceptance(job, deletes)).collect();
     let began = BootInstant::now();
     let settle = |care| {
         context.store.settle_published(&events, care).map(|settled| outcomes_of(&context, events.len(), settled))
@@ -150,9 +152,9 @@ async fn record(context: Arc<SystemContext>, batch: SettleBatch<Delivery>) -> (S
     (batch, outcomes)
 }
 
-fn acceptance(delivery: &Delivery) -> Acceptance {
+fn acceptance(delivery: &Delivery, deletes: bool) -> Acceptance {
     let (asked, left) = (Arc::clone(&delivery.asked), delivery.left.clone());
-    Acceptance { id: delivery.id, seq: delivery.position.seq, asked, left }
+    Acceptance { id: delivery.id, seq: delivery.position.seq, asked, left, deletes }
 }
 
 /// The outcomes; if the whole batch is refused, every event of it is.

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, WrapFuture};
 use futures_util::FutureExt;
-use uuid::Uuid;
 
 use super::completer::{AGAIN_INTERVAL, refused_or};
 use super::context::SystemContext;
@@ -27,7 +26,8 @@ use crate::event::OutboxEvent;
 use crate::handlers::HandlerError;
 use crate::handlers::{Outcome, Subscription};
 use crate::store::{
-    Care, DeliveryRequest, FetchedDelivery, LaneName, NOT_COVERED, RejectedDelivery, Settled, Shard, handler_lane,
+    Care, DeliveryRequest, FetchedDelivery, HandledDelivery, LaneName, NOT_COVERED, RejectedDelivery, Settled, Shard,
+    handler_lane,
 };
 
 /// The fraction of a worker's memory that is for deliveries to handlers.
@@ -368,12 +368,14 @@ async fn record_handled(
     context: Arc<SystemContext>,
     batch: SettleBatch<Answered>,
 ) -> (SettleBatch<Answered>, Vec<Settled>) {
-    let handled: Vec<(String, Uuid, i64)> = batch
-        .jobs
-        .iter()
-        .map(|answered| &answered.delivery.fetched)
-        .map(|fetched| (fetched.handler.clone(), fetched.id, fetched.seq))
-        .collect();
+    let answer = |answered: &Answered| {
+        let FetchedDelivery { handler, id, seq, lane, .. } = &answered.delivery.fetched;
+        HandledDelivery {
+            deletes: context.settings.deletes_published(lane),
+            ..HandledDelivery::kept(handler, *id, *seq)
+        }
+    };
+    let handled: Vec<HandledDelivery> = batch.jobs.iter().map(answer).collect();
     let settle = |care| context.store.settle_handled(&handled, care).map(|settled| refused_or(handled.len(), settled));
     let outcomes = if batch.again {
         settle(Care::AfterDoubt).await.unwrap_or_else(|_| vec![Settled::Untried; handled.len()])

@@ -59,6 +59,14 @@ impl Fixture for PostgresFixture {
         .await;
     }
 
+    async fn refuse_deletion(&self, id: Uuid) {
+        let table = format!("refers_{}", id.simple());
+        self.execute(&format!(
+            "CREATE TABLE {table} (event uuid REFERENCES outbox_events); INSERT INTO {table} VALUES ('{id}')"
+        ))
+        .await;
+    }
+
     fn writers_overlap(&self) -> bool {
         true
     }

@@ -13,16 +13,17 @@ use super::{PostgresStore, Result, access, adopt};
 use crate::store::migrate::{Migration, MigrationPlan, MigrationStep, ProgressFn, find_obstacle, find_pending};
 
 /// The migrations that are applied again after the schema was renamed, with the functions whose search path they set.
-const PLACES_FUNCTIONS: [(i32, &str); 3] = [
+const PLACES_FUNCTIONS: [(i32, &str); 4] = [
     (6, "'outbox_record_accepted', 'outbox_record_handled', 'outbox_record_rejected', 'outbox_fail'"),
     (7, PUBLISH_FUNCTIONS),
     // Replaces a function that 7 writes.
     (8, PUBLISH_FUNCTIONS),
+    (9, "'outbox_delete_published', 'outbox_record_accepted', 'outbox_record_handled'"),
 ];
 
 const PUBLISH_FUNCTIONS: &str = "'outbox_publish', 'outbox_publish_cloudevent', 'outbox_publish_many', 'outbox_wake'";
 
-pub(super) const MIGRATIONS: [Migration; 8] = [
+pub(super) const MIGRATIONS: [Migration; 9] = [
     Migration {
         version: 1,
         sql: concat!(
@@ -49,6 +50,7 @@ pub(super) const MIGRATIONS: [Migration; 8] = [
         ),
     },
     Migration { version: 8, sql: include_str!("../../../migrations/postgres/0008_config_seq.sql") },
+    Migration { version: 9, sql: include_str!("../../../migrations/postgres/0009_delete_at_settle.sql") },
 ];
 
 /// The key of the lock that allows one migration at a time in a schema, in SQL.

@@ -96,7 +96,10 @@ fn named(rows: &[FetchedRow]) -> Vec<(Uuid, i64)> {
 }
 
 pub(super) fn accepted(events: &[(Uuid, i64)]) -> Vec<Acceptance> {
-    events.iter().map(|&(id, seq)| Acceptance { id, seq, asked: Arc::default(), left: Vec::new() }).collect()
+    events
+        .iter()
+        .map(|&(id, seq)| Acceptance { id, seq, asked: Arc::default(), left: Vec::new(), deletes: false })
+        .collect()
 }
 
 fn last(rows: &[FetchedRow]) -> Position {

@@ -20,10 +20,10 @@ use crate::store::{
     Acceptance, Action, AdminStore, Announcement, ApplicationKind, ApplicationTarget, AuditEntry, AuditNote, AuditRow,
     BackendPause, Backlog, Blocker, Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore,
     EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow,
-    HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore, MaintenanceStore, NewPause, NotInserted, NotifyStore,
-    OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery, Resolution, Result,
-    RetentionCutoff, RoutedEvent, ScanPage, SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable,
-    WorkerRow,
+    HandledDelivery, HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore, MaintenanceStore, NewPause,
+    NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery,
+    Resolution, Result, RetentionCutoff, RoutedEvent, ScanPage, SchemaStore, Settled, SettledEvent, Shard, Store,
+    TakeEvents, Unreadable, WorkerRow,
 };
 
 #[async_trait]
@@ -150,7 +150,7 @@ impl HandlerStore for PostgresStore {
         handlers::fetch(self, request).await
     }
 
-    async fn settle_handled(&self, handled: &[(String, Uuid, i64)], care: Care) -> Result<Vec<Settled>> {
+    async fn settle_handled(&self, handled: &[HandledDelivery], care: Care) -> Result<Vec<Settled>> {
         handlers::handled(self, handled, care).await
     }
 

@@ -62,6 +62,12 @@ impl Fixture for SqliteFixture {
         .await;
     }
 
+    async fn refuse_deletion(&self, id: Uuid) {
+        let (table, row) = (format!("refers_{}", id.simple()), self.id(id));
+        self.execute(&format!("CREATE TABLE {table} (event BLOB REFERENCES outbox_events (id))")).await;
+        self.execute(&format!("INSERT INTO {table} VALUES ({row})")).await;
+    }
+
     fn writers_overlap(&self) -> bool {
         false
     }

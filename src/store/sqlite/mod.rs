@@ -11,6 +11,7 @@ mod claimed;
 mod clock;
 mod connection;
 mod data;
+mod delete;
 mod error;
 mod fetch;
 #[cfg(test)]

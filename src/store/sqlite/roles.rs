@@ -27,10 +27,10 @@ use crate::store::{
     Acceptance, Action, AdminStore, Announcement, ApplicationKind, ApplicationTarget, AuditEntry, AuditNote, AuditRow,
     BackendPause, Backlog, Blocker, Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore,
     EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow,
-    HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore, MaintenanceStore, NewPause, NotInserted, NotifyStore,
-    OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery, Resolution, Result,
-    RetentionCutoff, RoutedEvent, ScanPage, SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable,
-    WorkerRow,
+    HandledDelivery, HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore, MaintenanceStore, NewPause,
+    NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery,
+    Resolution, Result, RetentionCutoff, RoutedEvent, ScanPage, SchemaStore, Settled, SettledEvent, Shard, Store,
+    TakeEvents, Unreadable, WorkerRow,
 };
 
 #[async_trait]
@@ -221,7 +221,7 @@ impl HandlerStore for SqliteStore {
         Ok(deliveries)
     }
 
-    async fn settle_handled(&self, handled: &[(String, Uuid, i64)], _: Care) -> Result<Vec<Settled>> {
+    async fn settle_handled(&self, handled: &[HandledDelivery], _: Care) -> Result<Vec<Settled>> {
         let handled = handled.to_vec();
         self.writer
             .run("record handlers' answers", move |connection| handlers::record_handled(connection, &handled))

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::clock::{micros, read_now};
+use super::delete::delete_unpublished;
 use super::error::is_transient;
 use super::handlers::{Announced, Owing, decide};
 use super::row::{Any, Cell, number, small, text_in};
@@ -32,17 +33,20 @@ pub(super) fn record_accepted(
     })
 }
 
-/// Records one event; one that is owed to no handler takes one statement.
+/// Records one event; one that is owed to no handler takes one statement, DELETE or UPDATE.
 fn record_one(
     connection: &mut SqliteConnection,
     event: &Acceptance,
     announced: &Announced,
     now: i64,
 ) -> QueryResult<SettledEvent> {
-    let Acceptance { id, seq, asked, left } = event;
+    let Acceptance { id, seq, asked, left, deletes } = event;
     let (id, seq) = (*id, *seq);
-    if left.is_empty() && !announced.has_unasked(asked) && (Published { id, seq, now }).execute(connection)? > 0 {
-        return Ok(Settled::Recorded.into());
+    if left.is_empty() && !announced.has_unasked(asked) {
+        let is_deleted = *deletes && delete_unpublished(connection, id, seq)?;
+        if is_deleted || (Published { id, seq, now }).execute(connection)? > 0 {
+            return Ok(Settled::Recorded.into());
+        }
     }
     let Some(owing) = Owing::find(connection, id, seq)? else { return Ok(Settled::Superseded.into()) };
     // It was failed after its backend accepted it: it stays failed.
@@ -53,7 +57,7 @@ fn record_one(
         owing.forget_held(connection, id, seq)?;
         let left = [left.clone(), owing.uncalled(asked)].concat();
         let owed = owing.owe(connection, (id, seq), asked, &left, &[], announced, now)?;
-        decide(connection, id, seq, now)?;
+        decide(connection, id, seq, *deletes, now)?;
         Ok(SettledEvent { outcome: Settled::Recorded, owed })
     })
 }

@@ -11,13 +11,14 @@ use super::Fixture;
 use super::builders::*;
 use crate::event::Status;
 use crate::store::{
-    Acceptance, Action, Announcement, AuditNote, Care, DeliveryRequest, FailureRecord, FetchedDelivery, Heartbeat,
-    LeaseStore, NOT_COVERED, RejectedDelivery, RetentionCutoff, Settled, SettledEvent, Shard, Store, handler_lane,
+    Acceptance, Action, Announcement, AuditNote, Care, DeliveryRequest, FailureRecord, FetchedDelivery,
+    HandledDelivery, Heartbeat, LeaseStore, NOT_COVERED, RejectedDelivery, RetentionCutoff, Settled, SettledEvent,
+    Shard, Store, handler_lane,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-async fn announce(store: &Arc<dyn Store>, handlers: &[(&str, &str)]) {
+pub(super) async fn announce(store: &Arc<dyn Store>, handlers: &[(&str, &str)]) {
     let announcement = |&(name, pattern): &(&str, &str)| Announcement {
         name: name.to_owned(),
         types: vec!["never".to_owned(), pattern.to_owned()],
@@ -48,9 +49,9 @@ fn names(names: &[&str]) -> Vec<String> {
 }
 
 /// Records that the backend has accepted the event and that these handlers were asked.
-async fn accept(store: &Arc<dyn Store>, id: Uuid, asked: &[&str], left: &[&str]) -> SettledEvent {
+pub(super) async fn accept(store: &Arc<dyn Store>, id: Uuid, asked: &[&str], left: &[&str]) -> SettledEvent {
     let seq = find(store, id).await.seq;
-    let event = Acceptance { id, seq, asked: names(asked).into(), left: names(left) };
+    let event = Acceptance { id, seq, asked: names(asked).into(), left: names(left), deletes: false };
     store.settle_published(&[event], Care::Usual).await.unwrap().remove(0)
 }
 
@@ -73,12 +74,12 @@ async fn deliveries(store: &Arc<dyn Store>, handler: &str) -> Vec<FetchedDeliver
     store.fetch_deliveries(&request(store, handler)).await.unwrap()
 }
 
-async fn owed_ids(store: &Arc<dyn Store>, handler: &str) -> Vec<Uuid> {
+pub(super) async fn owed_ids(store: &Arc<dyn Store>, handler: &str) -> Vec<Uuid> {
     deliveries(store, handler).await.iter().map(|delivery| delivery.id).collect()
 }
 
 async fn handle(store: &Arc<dyn Store>, handler: &str, id: Uuid) -> Settled {
-    let answer = (handler.to_owned(), id, find(store, id).await.seq);
+    let answer = HandledDelivery::kept(handler, id, find(store, id).await.seq);
     store.settle_handled(&[answer], Care::Usual).await.unwrap().remove(0)
 }
 
@@ -256,7 +257,7 @@ pub(super) async fn of_handlers_that_answer_together_the_last_one_publishes<F: F
         sent.push((id, find(&store, id).await.seq));
     }
     let answer = async |handler: &str| {
-        let handled: Vec<_> = sent.iter().map(|&(id, seq)| (handler.to_owned(), id, seq)).collect();
+        let handled: Vec<_> = sent.iter().map(|&(id, seq)| HandledDelivery::kept(handler, id, seq)).collect();
         for one in handled.chunks(1) {
             while store.settle_handled(one, Care::Usual).await.unwrap() != [Settled::Recorded] {}
         }
@@ -274,7 +275,8 @@ pub(super) async fn an_answer_is_a_fact_and_may_come_twice<F: Fixture>() {
     announce(&store, &[("audit", "*")]).await;
     let id = owed_event(&fixture, TestRow::new(), &["audit"]).await;
     let seq = find(&store, id).await.seq;
-    let handled = [("audit".to_owned(), id, seq), ("audit".to_owned(), id, seq + 1), ("mail".to_owned(), id, seq)];
+    let handled =
+        [("audit", seq), ("audit", seq + 1), ("mail", seq)].map(|(name, seq)| HandledDelivery::kept(name, id, seq));
     let expected = [Settled::Recorded, Settled::Superseded, Settled::Recorded];
     for care in [Care::Usual, Care::AfterDoubt, Care::Usual] {
         assert_eq!(store.settle_handled(&handled, care).await.unwrap(), expected, "{care:?}");
@@ -293,7 +295,7 @@ pub(super) async fn an_answer_whose_row_is_held_or_refused_is_named_and_holds_no
     );
     let mut handled = Vec::new();
     for id in [one, other] {
-        handled.push(("audit".to_owned(), id, find(&store, id).await.seq));
+        handled.push(HandledDelivery::kept("audit", id, find(&store, id).await.seq));
     }
     if fixture.writers_overlap() {
         let mut transaction = fixture.begin().await;
@@ -730,7 +732,7 @@ pub(super) async fn an_operator_who_fails_or_replays_an_event_ends_its_deliverie
     // After a replay, it is a new event.
     let seq = find(&store, id).await.seq;
     assert_eq!(store.change(&Action::Replay, &[id], &AuditNote::default()).await.unwrap(), [id]);
-    let late = [("audit".to_owned(), id, seq)];
+    let late = [HandledDelivery::kept("audit", id, seq)];
     assert_eq!(accept(&store, id, &[], &[]).await, owing(&["audit"]));
     assert_eq!(store.settle_handled(&late, Care::Usual).await.unwrap(), [Settled::Superseded]);
     assert_eq!(owed_ids(&store, "audit").await, [id]);

@@ -7,14 +7,14 @@ use uuid::Uuid;
 use crate::error::StoreError;
 use crate::store::postgres::settle::{Parameter, Settling, divide, durable, found, kept_error, rejection};
 use crate::store::postgres::{PostgresStore, Result};
-use crate::store::{Care, RejectedDelivery, Settled};
+use crate::store::{Care, HandledDelivery, RejectedDelivery, Settled};
 
 const HANDLED: &str = "record handlers' answers";
 
 /// The usual way waits for row locks for a short time: handlers of one event often answer together.
 pub(in crate::store::postgres) async fn handled(
     store: &PostgresStore,
-    handled: &[(String, Uuid, i64)],
+    handled: &[HandledDelivery],
     care: Care,
 ) -> Result<Vec<Settled>> {
     let settling = &store.settling;
@@ -30,12 +30,12 @@ pub(in crate::store::postgres) async fn handled(
     .await
 }
 
-async fn record(settling: &Settling, handled: &[(String, Uuid, i64)], waits: bool) -> Result<Vec<Settled>> {
+async fn record(settling: &Settling, handled: &[HandledDelivery], waits: bool) -> Result<Vec<Settled>> {
     settling
         .write_and_wait(|barrier| async move {
             let sql = format!(
                 "WITH {} SELECT f.held, f.there FROM (SELECT count(*) AS n FROM durable) d CROSS JOIN LATERAL \
-                    outbox_record_handled(CASE WHEN d.n > 0 THEN $1 END, $2, $3, $4) f",
+                    outbox_record_handled(CASE WHEN d.n > 0 THEN $1 END, $2, $3, $5, $4) f",
                 durable(&format!(", {barrier}"))
             );
             let mut parameters = columns(handled);
@@ -46,14 +46,16 @@ async fn record(settling: &Settling, handled: &[(String, Uuid, i64)], waits: boo
         .await
 }
 
-fn columns(handled: &[(String, Uuid, i64)]) -> Vec<Parameter> {
-    let handlers: Vec<String> = handled.iter().map(|(handler, ..)| handler.clone()).collect();
-    let ids: Vec<Uuid> = handled.iter().map(|(_, id, _)| *id).collect();
-    let seqs: Vec<i64> = handled.iter().map(|(.., seq)| *seq).collect();
+fn columns(handled: &[HandledDelivery]) -> Vec<Parameter> {
+    let handlers: Vec<String> = handled.iter().map(|answer| answer.handler.clone()).collect();
+    let ids: Vec<Uuid> = handled.iter().map(|answer| answer.id).collect();
+    let seqs: Vec<i64> = handled.iter().map(|answer| answer.seq).collect();
+    let deletes: Vec<bool> = handled.iter().map(|answer| answer.deletes).collect();
     vec![
         (Box::new(ids), Type::UUID_ARRAY),
         (Box::new(seqs), Type::INT8_ARRAY),
         (Box::new(handlers), Type::VARCHAR_ARRAY),
+        (Box::new(deletes), Type::BOOL_ARRAY),
     ]
 }
 

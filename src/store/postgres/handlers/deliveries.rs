@@ -20,7 +20,7 @@ use crate::store::postgres::row::{DELIVERED, DeliveredRow, DeliveredTypes, FITS,
 use crate::store::postgres::schema_connection::SchemaConnection;
 use crate::store::postgres::statement::{Statement, Value};
 use crate::store::postgres::{PostgresStore, Result};
-use crate::store::{Care, DeliveryRequest, FetchedDelivery, Position};
+use crate::store::{Care, DeliveryRequest, FetchedDelivery, HandledDelivery, Position};
 
 const FETCH: &str = "fetch deliveries to a handler";
 
@@ -171,13 +171,13 @@ static EVENTS: LazyLock<String> = LazyLock::new(|| {
 
 /// Deliveries with their events, and those whose event was deleted. The first delivery whose event the budget left unread
 /// ends the result, so that no later event of a key comes before an earlier one.
-fn join(request: &DeliveryRequest, due: &[Due], mut read: Read) -> (Vec<FetchedDelivery>, Vec<(String, Uuid, i64)>) {
+fn join(request: &DeliveryRequest, due: &[Due], mut read: Read) -> (Vec<FetchedDelivery>, Vec<HandledDelivery>) {
     let (mut fetched, mut gone) = (Vec::with_capacity(read.events.len()), Vec::new());
     for due in due.iter().filter(|due| due.put_off_to.is_none()) {
         match read.events.remove(&due.id) {
             Some(event) => fetched.push(due.fetched(&request.handler, event)),
             None if read.cut_short => break,
-            None => gone.push((request.handler.clone(), due.id, due.seq)),
+            None => gone.push(HandledDelivery::kept(&request.handler, due.id, due.seq)),
         }
     }
     (fetched, gone)

@@ -15,7 +15,7 @@ use super::answers;
 use crate::store::postgres::admin::BY_INDEX;
 use crate::store::postgres::schema_connection::SchemaConnection;
 use crate::store::postgres::{PostgresStore, Result};
-use crate::store::{Care, Settled};
+use crate::store::{Care, HandledDelivery, Settled};
 
 /// The number of rows of each kind that one call reads.
 const BATCH: i64 = 1_000;
@@ -80,7 +80,7 @@ const DROPPED: &str = "WITH RECURSIVE known AS (\
         SELECT FROM outbox_handlers h WHERE h.name = k.handler AND h.generation = k.generation)";
 
 /// Events without deliveries, named as answers of no handler: the event's row decides once it is locked.
-async fn events_without_deliveries(store: &PostgresStore) -> Result<Vec<(String, Uuid, i64)>> {
+async fn events_without_deliveries(store: &PostgresStore) -> Result<Vec<HandledDelivery>> {
     let (after, id) = replace(&store.rounds.events, None);
     let rows: Vec<(PgTimestamp, Uuid, i64, bool)> = store
         .run("find events without deliveries", |conn| {
@@ -106,10 +106,10 @@ async fn events_without_deliveries(store: &PostgresStore) -> Result<Vec<(String,
         .await?;
     let last = rows.last().filter(|_| is_full(rows.len())).map(|(at, id, ..)| (*at, *id));
     replace(&store.rounds.events, Some(last.unwrap_or(START_OF_EVENTS)));
-    Ok(rows.into_iter().filter(|row| row.3).map(|(_, id, seq, _)| (String::new(), id, seq)).collect())
+    Ok(rows.into_iter().filter(|row| row.3).map(|(_, id, seq, _)| HandledDelivery::kept("", id, seq)).collect())
 }
 
-async fn deliveries_without_events(store: &PostgresStore) -> Result<Vec<(String, Uuid, i64)>> {
+async fn deliveries_without_events(store: &PostgresStore) -> Result<Vec<HandledDelivery>> {
     let (id, seq, handler) = replace(&store.rounds.deliveries, None);
     let rows: Vec<(Uuid, i64, String, bool)> = store
         .run("find deliveries of deleted events", |conn| {
@@ -135,7 +135,11 @@ async fn deliveries_without_events(store: &PostgresStore) -> Result<Vec<(String,
         .await?;
     let last = rows.last().filter(|_| is_full(rows.len())).map(|(id, seq, handler, _)| (*id, *seq, handler.clone()));
     replace(&store.rounds.deliveries, Some(last.unwrap_or_else(start_of_deliveries)));
-    Ok(rows.into_iter().filter(|row| !row.3).map(|(id, seq, handler, _)| (handler, id, seq)).collect())
+    Ok(rows
+        .into_iter()
+        .filter(|row| !row.3)
+        .map(|(id, seq, handler, _)| HandledDelivery::kept(handler, id, seq))
+        .collect())
 }
 
 fn is_full(rows: usize) -> bool {

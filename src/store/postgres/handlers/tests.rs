@@ -13,8 +13,8 @@ use crate::store::postgres::plans_tests::{
 use crate::store::postgres::{PostgresStore, SHARDS, Target};
 use crate::store::{
     Action, AdminStore, Announcement, AuditNote, Care, CountMode, DeliveryRequest, DispatchStore, FetchRequest,
-    HandlerStore, Heartbeat, KeyStart, MaintenanceStore, Position, PredecessorQuery, RejectedDelivery, RetentionCutoff,
-    SchemaStore, Settled, Shard, Store, handler_lane,
+    HandledDelivery, HandlerStore, Heartbeat, KeyStart, MaintenanceStore, Position, PredecessorQuery, RejectedDelivery,
+    RetentionCutoff, SchemaStore, Settled, Shard, Store, handler_lane,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -72,7 +72,8 @@ async fn ask(store: &PostgresStore, owner: Uuid, epoch: i64) -> Vec<(Uuid, i64)>
     store.owed_before("orders", &keys).await.unwrap();
     store.has_due_deliveries(&["mail".to_owned()]).await.unwrap();
     let found = store.fetch_deliveries(&request()).await.unwrap();
-    let answers: Vec<_> = found.iter().take(10).map(|found| (found.handler.clone(), found.id, found.seq)).collect();
+    let answers: Vec<_> =
+        found.iter().take(10).map(|found| HandledDelivery::kept(&found.handler, found.id, found.seq)).collect();
     for care in [Care::Usual, Care::AfterDoubt] {
         let outcomes = store.settle_handled(&answers, care).await.unwrap();
         assert!(outcomes.iter().all(|outcome| *outcome == Settled::Recorded));
@@ -186,7 +187,7 @@ async fn of_two_answers_that_wait_for_a_row_the_second_publishes_the_event() {
         let mut other = fixture.begin().await;
         other.execute("SELECT FROM outbox_events FOR UPDATE").await;
         let answer = async |handler: &str| {
-            let handled = [(handler.to_owned(), id, seq)];
+            let handled = [HandledDelivery::kept(handler, id, seq)];
             while store.settle_handled(&handled, Care::Usual).await.unwrap() != [Settled::Recorded] {}
         };
         let let_go = async {

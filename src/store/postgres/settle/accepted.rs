@@ -11,29 +11,55 @@ use crate::fault_injection::{self, ProtocolRule};
 use crate::store::postgres::Result;
 use crate::store::{Acceptance, SettledEvent};
 
-/// One UPDATE of events that are not owed to a handler that was not asked. It checks the newest version of a row: its
-/// acceptance was not recorded before. With this form of comparison, only a lookup in the primary key for each row can find
-/// them: with an equation, a plan from when the table was empty reads the whole index.
-pub(super) static USUAL: LazyLock<String> = LazyLock::new(|| {
+/// The statements of the usual way, for events that are not owed to a handler that was not asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Usual {
+    Update,
+    Delete,
+}
+
+impl Usual {
+    pub(super) fn sql(self) -> &'static str {
+        match self {
+            Usual::Update => &UPDATE,
+            Usual::Delete => &DELETE,
+        }
+    }
+}
+
+static UPDATE: LazyLock<String> = LazyLock::new(|| {
+    usual(
+        "UPDATE outbox_events e SET status = 'published', pending_handlers = NULL, updated_at = now(), published_at = now() \
+         FROM",
+    )
+});
+
+static DELETE: LazyLock<String> = LazyLock::new(|| usual("DELETE FROM outbox_events e USING"));
+
+/// It checks the newest version of a row: its acceptance was not recorded before. With this form of comparison, only a lookup
+/// in the primary key for each row can find them: with an equation, a plan from when the table was empty reads the whole
+/// index.
+fn usual(change: &str) -> String {
     let unless_off = if fault_injection::is_off(ProtocolRule::EveryHandler) { "false AND" } else { "" };
     format!(
         "WITH {}, unasked AS MATERIALIZED (SELECT a.n - 1 AS asked_set, h.types FROM outbox_handlers h \
             CROSS JOIN jsonb_array_elements($4) WITH ORDINALITY AS a(names, n) \
             WHERE {unless_off} h.seen_at + h.owed_for > now() AND (SELECT protocol FROM outbox_meta) >= 2 AND NOT a.names ? h.name::text) \
-         UPDATE outbox_events e SET status = 'published', pending_handlers = NULL, updated_at = now(), published_at = now() \
-         FROM unnest($1, $2, $3) AS s(id, seq, asked_set), durable \
+         {change} unnest($1, $2, $3) AS s(id, seq, asked_set), durable \
          WHERE e.id = ANY (ARRAY[s.id]) AND e.seq = ANY (ARRAY[s.seq]) AND e.published_at IS NULL AND NOT EXISTS (SELECT FROM unasked u \
             WHERE u.asked_set = s.asked_set AND outbox_type_matches(u.types, e.event_type))",
         durable("")
     )
-});
+}
 
-/// Locks the rows, skips those that other transactions hold, and creates the deliveries.
+/// Locks the rows, skips those that other transactions hold, and creates the deliveries; deletes what owes nothing.
 pub(super) async fn record(settling: &Settling, events: &[Acceptance]) -> Result<Vec<SettledEvent>> {
     settling
         .write_and_wait(|barrier| async move {
             let mut parameters = parameters(events);
             parameters.push((Box::new(left(events)), Type::JSONB));
+            let deletes: Vec<bool> = events.iter().map(|event| event.deletes).collect();
+            parameters.push((Box::new(deletes), Type::BOOL_ARRAY));
             let rows = settling.query(PUBLISHED, careful(barrier), parameters).await?;
             rows.iter().map(settled).collect()
         })
@@ -44,7 +70,7 @@ pub(super) async fn record(settling: &Settling, events: &[Acceptance]) -> Result
 fn careful(barrier: &str) -> String {
     format!(
         "WITH {} SELECT f.held, f.there, f.owed FROM (SELECT count(*) AS n FROM durable) d CROSS JOIN LATERAL \
-            outbox_record_accepted(CASE WHEN d.n > 0 THEN $1 END, $2, $3, $4, $5) f",
+            outbox_record_accepted(CASE WHEN d.n > 0 THEN $1 END, $2, $3, $4, $5, $6) f",
         durable(&format!(", {barrier}"))
     )
 }

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
 
+use super::accepted::Usual;
 use crate::error::StoreError;
 use crate::store::Result;
 use crate::store::postgres::connect::Target;
@@ -57,8 +58,14 @@ pub(super) struct SettleConnection {
     server: i64,
     backend: ServerProcess,
     index_plans: bool,
-    /// The statement that the server caches, if it accepted the planner options.
-    cached: OnceCell<Statement>,
+    /// The statements that the server caches, if it accepted the planner options.
+    cached: Cached,
+}
+
+#[derive(Default)]
+struct Cached {
+    update: OnceCell<Statement>,
+    delete: OnceCell<Statement>,
 }
 
 /// A connection as the server knows it: its process, and when that started, in microseconds since 1970.
@@ -101,7 +108,7 @@ impl managed::Manager for Manager {
         let server = self.0.target.identify(&client).await?;
         let backend = ServerProcess::identify(&client).await.map_err(|error| self.0.target.connect_error(&error))?;
         driver.busy = false;
-        Ok(SettleConnection { client, schema, driver, server, backend, index_plans, cached: OnceCell::new() })
+        Ok(SettleConnection { client, schema, driver, server, backend, index_plans, cached: Cached::default() })
     }
 
     async fn recycle(&self, connection: &mut SettleConnection, _: &Metrics) -> RecycleResult<StoreError> {
@@ -114,17 +121,21 @@ impl managed::Manager for Manager {
 }
 
 impl SettleConnection {
-    /// Runs the settle, whose text never changes. If the server cannot cache it, it is planned again for each batch.
+    /// Runs a settle, whose text never changes. If the server cannot cache it, it is planned again for each batch.
     pub(super) async fn settle(
         &self,
-        sql: &str,
+        statement: Usual,
         parameters: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<u64, DriverError> {
         if !self.index_plans {
-            return self.execute(sql, parameters).await;
+            return self.execute(statement.sql(), parameters).await;
         }
+        let cached = match statement {
+            Usual::Update => &self.cached.update,
+            Usual::Delete => &self.cached.delete,
+        };
         let types: Vec<Type> = parameters.iter().map(|(_, of)| of.clone()).collect();
-        let cached = self.cached.get_or_try_init(|| self.prepare(sql, &types)).await?;
+        let cached = cached.get_or_try_init(|| self.prepare(statement.sql(), &types)).await?;
         let values: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|(value, _)| *value).collect();
         self.client.execute(cached, &values).await
     }

@@ -1,11 +1,12 @@
 //! Records the outcomes of events.
 //!
-//! The usual way is one UPDATE that waits a short time for row locks. If it is refused, if rows stay locked, or after a
+//! The usual way is one UPDATE or DELETE that waits a short time for row locks. If it is refused, if rows stay locked, or after a
 //! doubt, the careful way locks the rows first, skips those that other transactions hold, and always writes something, so
 //! that its commit waits for the durability of an earlier execution too.
 
 mod accepted;
 mod connection;
+mod deleted;
 mod divide;
 mod rescheduled;
 mod routed;
@@ -33,9 +34,27 @@ pub(super) struct Settling {
     pub(super) pool: SettlePool,
     /// The role may emit logical messages, the cheapest write for which a commit waits.
     emits: AtomicBool,
-    /// Rows were locked recently: do not wait for locks again before this time.
-    careful_until: Mutex<Option<Instant>>,
+    /// Rows were locked recently: settles do not wait for locks.
+    careful: Period,
+    /// The database refused to delete most rows recently: settles do not try.
+    kept: Period,
 }
+
+/// Whether something happened recently.
+#[derive(Default)]
+struct Period(Mutex<Option<Instant>>);
+
+impl Period {
+    fn is_running(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
+    }
+
+    fn run_for(&self, length: Duration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + length);
+    }
+}
+
+use self::accepted::Usual;
 
 const PUBLISHED: &str = "record published events";
 
@@ -47,16 +66,15 @@ const CAREFUL_FOR: Duration = Duration::from_secs(10);
 
 impl Settling {
     pub(super) fn new(pool: SettlePool) -> Self {
-        Self { pool, emits: AtomicBool::new(true), careful_until: Mutex::default() }
+        Self { pool, emits: AtomicBool::new(true), careful: Period::default(), kept: Period::default() }
     }
 
     pub(super) fn is_careful(&self) -> bool {
-        let until = *self.careful_until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| Instant::now() < until)
+        self.careful.is_running()
     }
 
     pub(super) fn note_lock(&self) {
-        *self.careful_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + CAREFUL_FOR);
+        self.careful.run_for(CAREFUL_FOR);
     }
 
     /// A statement that writes something, so that its commit waits for everything that its connection has shown before.
@@ -109,8 +127,16 @@ pub(super) fn durable(also: &str) -> String {
 /// Records that the backends have accepted events.
 pub(super) async fn published(store: &PostgresStore, events: &[Acceptance], care: Care) -> Result<Vec<SettledEvent>> {
     let settling = &store.settling;
+    match events.iter().any(|event| event.deletes) {
+        true if settling.keeps_rows() => record(settling, &deleted::kept(events.iter()), care).await,
+        true => deleted::delete(settling, events, care).await,
+        false => record(settling, events, care).await,
+    }
+}
+
+async fn record(settling: &Settling, events: &[Acceptance], care: Care) -> Result<Vec<SettledEvent>> {
     divide(events, |events| async move {
-        if care == Care::Usual && !settling.is_careful() && settling.is_all_published(&events).await? {
+        if care == Care::Usual && !settling.is_careful() && settling.is_all_recorded(&events).await? {
             return Ok(vec![Settled::Recorded.into(); events.len()]);
         }
         accepted::record(settling, &events).await
@@ -124,15 +150,17 @@ pub(super) async fn sent_but_failed(store: &PostgresStore, sent: &[(Uuid, i64)])
 }
 
 impl Settling {
-    /// Publishes events without locking them first; returns whether all were changed. Rows that stay locked, events that are
-    /// owed to handlers elsewhere, and those whose acceptance was recorded before are not changed.
-    async fn is_all_published(&self, events: &[Acceptance]) -> Result<bool> {
-        if events.iter().any(|event| !event.left.is_empty()) {
+    /// Publishes or deletes events without locking them first; returns whether all were changed. Rows that stay locked,
+    /// events that are owed to handlers elsewhere, and those whose acceptance was recorded before are not changed.
+    async fn is_all_recorded(&self, events: &[Acceptance]) -> Result<bool> {
+        let deletes = events.iter().filter(|event| event.deletes).count();
+        if events.iter().any(|event| !event.left.is_empty()) || (1..events.len()).contains(&deletes) {
             return Ok(false);
         }
+        let statement = if deletes == 0 { Usual::Update } else { Usual::Delete };
         let parameters = accepted::parameters(events);
         let written = self.pool.run(PUBLISHED, |connection| {
-            async move { connection.settle(&accepted::USUAL, &references(&parameters)).await }.boxed()
+            async move { connection.settle(statement, &references(&parameters)).await }.boxed()
         });
         match written.await {
             Err(StoreError::Locked { .. }) => {

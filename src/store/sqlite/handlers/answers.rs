@@ -12,18 +12,19 @@ use crate::store::sqlite::clock::micros;
 use crate::store::sqlite::row::{Any, Cell, text_in};
 use crate::store::sqlite::settle::{append_error, record_each, shorten};
 use crate::store::sqlite::uuid_of;
-use crate::store::{RejectedDelivery, Settled};
+use crate::store::{HandledDelivery, RejectedDelivery, Settled};
 
 pub(in crate::store::sqlite) fn record_handled(
     connection: &mut SqliteConnection,
-    handled: &[(String, Uuid, i64)],
+    handled: &[HandledDelivery],
 ) -> QueryResult<Vec<Settled>> {
-    record_each(connection, handled, |connection, (handler, id, seq), now| {
+    record_each(connection, handled, |connection, answer, now| {
+        let HandledDelivery { handler, id, seq, deletes } = answer;
         connection.transaction(|connection| {
             delete(connection, handler, *id, *seq)?;
             let Some(event) = Owing::find(connection, *id, *seq)? else { return Ok(Settled::Superseded) };
             if event.status == "processing" && event.published {
-                decide(connection, *id, *seq, now)?;
+                decide(connection, *id, *seq, *deletes, now)?;
             }
             Ok(Settled::Recorded)
         })
@@ -56,7 +57,7 @@ pub(in crate::store::sqlite) fn end(
     .sql(" LIMIT ")
     .bind::<BigInt, _>(most)
     .load(connection)?;
-    let named = |(id, seq): (Vec<u8>, i64)| Ok((handler.to_owned(), uuid_of(&id)?, seq));
+    let named = |(id, seq): (Vec<u8>, i64)| Ok(HandledDelivery::kept(handler, uuid_of(&id)?, seq));
     let batch: QueryResult<Vec<_>> = rows.into_iter().map(named).collect();
     let outcomes = record_handled(connection, &batch?)?;
     Ok(outcomes.iter().filter(|outcome| !matches!(outcome, Settled::Refused(_))).count())

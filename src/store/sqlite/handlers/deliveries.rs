@@ -15,14 +15,14 @@ use crate::store::sqlite::clock::read_now;
 use crate::store::sqlite::fetch::refuse_oversize;
 use crate::store::sqlite::row::COLUMNS;
 use crate::store::sqlite::{SHARD, to_fetched, uuid_of};
-use crate::store::{DeliveryRequest, FetchedDelivery, Position};
+use crate::store::{DeliveryRequest, FetchedDelivery, HandledDelivery, Position};
 
 /// The result of a fetch.
 #[derive(Default)]
 pub(in crate::store::sqlite) struct Found {
     pub(in crate::store::sqlite) deliveries: Vec<FetchedDelivery>,
     /// Deliveries whose event was deleted.
-    pub(in crate::store::sqlite) gone: Vec<(String, Uuid, i64)>,
+    pub(in crate::store::sqlite) gone: Vec<HandledDelivery>,
     /// Deliveries that have to wait, and until when: if they were read again with each fetch they would hide others.
     pub(in crate::store::sqlite) waiting: Vec<(Uuid, i64, i64)>,
 }
@@ -85,7 +85,7 @@ impl Found {
         }
         let row = find_event(connection, COLUMNS, due.id)?.filter(|row| row.position().seq == due.position.seq);
         let Some(row) = row else {
-            self.gone.push((request.handler.clone(), due.id, due.position.seq));
+            self.gone.push(HandledDelivery::kept(&request.handler, due.id, due.position.seq));
             return Ok(true);
         };
         let event = refuse_oversize(to_fetched(row), request.max_event_bytes).event;

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Bool, Text};
-use uuid::Uuid;
 
 use super::answers::{end, record_handled};
+use crate::store::HandledDelivery;
 use crate::store::sqlite::uuid_of;
 
 /// The number of rows of each kind that one call reads.
@@ -53,7 +53,7 @@ fn end_dropped(connection: &mut SqliteConnection) -> QueryResult<usize> {
     Ok(ended)
 }
 
-type Over = Vec<(String, Uuid, i64)>;
+type Over = Vec<HandledDelivery>;
 
 /// Events without deliveries, named as answers of no handler.
 fn events_without_deliveries(connection: &mut SqliteConnection, after: Events) -> QueryResult<(Over, Events)> {
@@ -70,7 +70,7 @@ fn events_without_deliveries(connection: &mut SqliteConnection, after: Events) -
     .bind::<BigInt, _>(BATCH)
     .load(connection)?;
     let last = rows.last().filter(|_| is_full(rows.len())).map(|row| (row.0, row.1)).unwrap_or_default();
-    let over = rows.into_iter().filter(|row| row.4).map(|row| Ok((String::new(), uuid_of(&row.2)?, row.3)));
+    let over = rows.into_iter().filter(|row| row.4).map(|row| Ok(HandledDelivery::kept("", uuid_of(&row.2)?, row.3)));
     Ok((over.collect::<QueryResult<_>>()?, last))
 }
 
@@ -88,7 +88,8 @@ fn deliveries_without_events(connection: &mut SqliteConnection, after: Deliverie
     .bind::<BigInt, _>(BATCH)
     .load(connection)?;
     let last = rows.last().filter(|_| is_full(rows.len())).map(|row| (row.0.clone(), row.1, row.2.clone()));
-    let over = rows.into_iter().filter(|row| !row.3).map(|row| Ok((row.2, uuid_of(&row.0)?, row.1)));
+    let over =
+        rows.into_iter().filter(|row| !row.3).map(|row| Ok(HandledDelivery::kept(row.2, uuid_of(&row.0)?, row.1)));
     Ok((over.collect::<QueryResult<_>>()?, last.unwrap_or_default()))
 }
 

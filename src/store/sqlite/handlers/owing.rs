@@ -9,6 +9,8 @@ use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text};
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::store::sqlite::delete::delete_event;
+
 /// The time of a delivery that has failed permanently and holds later ones of its key.
 pub(in crate::store::sqlite) const HELD: i64 = i64::MAX;
 
@@ -183,11 +185,12 @@ fn insert(
     Ok(inserted > 0)
 }
 
-/// Publishes the event if it owes nothing any more; otherwise records the handlers to which it is owed.
+/// Publishes the event, or deletes it, if it owes nothing any more; otherwise records the handlers to which it is owed.
 pub(in crate::store::sqlite) fn decide(
     connection: &mut SqliteConnection,
     id: Uuid,
     seq: i64,
+    deletes: bool,
     now: i64,
 ) -> QueryResult<()> {
     let names: Vec<String> = sql::<Text>("SELECT handler FROM outbox_handler_deliveries WHERE event_id = ")
@@ -196,6 +199,9 @@ pub(in crate::store::sqlite) fn decide(
         .bind::<BigInt, _>(seq)
         .sql(" ORDER BY handler")
         .load(connection)?;
+    if deletes && names.is_empty() && delete_event(connection, id, seq)? {
+        return Ok(());
+    }
     let pending = (!names.is_empty()).then(|| json!(names).to_string());
     sql_query(
         "UPDATE outbox_events SET status = CASE WHEN ?1 IS NULL THEN 'published' ELSE 'processing' END,

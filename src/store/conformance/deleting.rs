@@ -1,0 +1,223 @@
+//! Events that are deleted at their settle.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::Fixture;
+use super::builders::*;
+use super::handlers::{accept, announce, owed_ids};
+use crate::event::Status;
+use crate::store::{Acceptance, Action, AuditNote, Care, HandledDelivery, Settled, SettledEvent, Store};
+
+/// Acceptances after which the rows are deleted.
+fn deleting(sent: &[(Uuid, i64)]) -> Vec<Acceptance> {
+    accepted(sent).into_iter().map(|event| Acceptance { deletes: true, ..event }).collect()
+}
+
+async fn delete(store: &Arc<dyn Store>, sent: &[(Uuid, i64)], care: Care) -> Vec<Settled> {
+    outcomes(store.settle_published(&deleting(sent), care).await.unwrap())
+}
+
+async fn sent(store: &Arc<dyn Store>, ids: &[Uuid]) -> Vec<(Uuid, i64)> {
+    let mut sent = Vec::new();
+    for &id in ids {
+        sent.push((id, find(store, id).await.seq));
+    }
+    sent
+}
+
+async fn is_there(store: &Arc<dyn Store>, id: Uuid) -> bool {
+    store.find(id).await.unwrap().is_some()
+}
+
+pub(super) async fn a_done_event_is_deleted_and_counts_as_recorded_again<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let (done, other) = (TestRow::new().insert(&fixture).await, TestRow::new().insert(&fixture).await);
+    let settled = sent(&store, &[done]).await;
+    assert_eq!(delete(&store, &settled, Care::Usual).await, [Settled::Recorded]);
+    assert!(!is_there(&store, done).await && is_there(&store, other).await);
+    for care in [Care::Usual, Care::AfterDoubt] {
+        assert_eq!(delete(&store, &settled, care).await, [Settled::Superseded], "{care:?}");
+    }
+    assert!(store.find_unsettled("", &settled).await.unwrap().is_empty());
+    assert_eq!(ids(&fetch_all(&store).await), [other]);
+    assert!(delete(&store, &[], Care::Usual).await.is_empty());
+}
+
+pub(super) async fn deleting_wins_over_any_other_status_but_failed_after_acceptance<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    for care in [Care::Usual, Care::AfterDoubt] {
+        for status in ["pending", "retry", "processing", "failed"] {
+            let id = TestRow::new().with("status", format!("'{status}'")).insert(&fixture).await;
+            assert_eq!(delete(&store, &sent(&store, &[id]).await, care).await, [Settled::Recorded]);
+            assert!(!is_there(&store, id).await, "{status} {care:?}");
+        }
+        let now = fixture.time(0);
+        let accepted = |status: &str| TestRow::new().with("status", status).with("published_at", &now);
+        let (published, failed) =
+            (accepted("'published'").insert(&fixture).await, accepted("'failed'").insert(&fixture).await);
+        let settled = sent(&store, &[published, failed]).await;
+        assert_eq!(delete(&store, &settled, care).await, [Settled::Recorded, Settled::Recorded]);
+        assert!(!is_there(&store, published).await && is_there(&store, failed).await, "{care:?}");
+    }
+}
+
+pub(super) async fn a_replayed_event_is_not_deleted_by_its_earlier_seq<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let id = TestRow::new().insert(&fixture).await;
+    let settled = sent(&store, &[id]).await;
+    record(&store, &settled).await;
+    store.change(&Action::Replay, &[id], &AuditNote::default()).await.unwrap();
+    for care in [Care::Usual, Care::AfterDoubt] {
+        assert_eq!(delete(&store, &settled, care).await, [Settled::Superseded]);
+    }
+    assert_eq!(find(&store, id).await.status, Status::Pending);
+}
+
+pub(super) async fn an_event_that_may_not_be_deleted_is_published<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut ids = Vec::new();
+    for _ in 0..50 {
+        ids.push(TestRow::new().insert(&fixture).await);
+    }
+    fixture.refuse_deletion(ids[7]).await;
+    let settled = sent(&store, &ids).await;
+    let all = vec![Settled::Recorded; ids.len()];
+    assert_eq!(delete(&store, &settled, Care::Usual).await, all);
+    for &id in &ids {
+        assert_eq!(is_there(&store, id).await, id == ids[7]);
+    }
+    assert_eq!(find(&store, ids[7]).await.status, Status::Published);
+    // Alone, and after a doubt.
+    let id = TestRow::new().insert(&fixture).await;
+    fixture.refuse_deletion(id).await;
+    for care in [Care::Usual, Care::AfterDoubt] {
+        assert_eq!(delete(&store, &sent(&store, &[id]).await, care).await, [Settled::Recorded], "{care:?}");
+        assert_eq!(find(&store, id).await.status, Status::Published);
+    }
+}
+
+pub(super) async fn where_no_row_may_be_deleted_all_are_published<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        let id = TestRow::new().insert(&fixture).await;
+        fixture.refuse_deletion(id).await;
+        ids.push(id);
+    }
+    for half in ids.chunks(10) {
+        let settled = sent(&store, half).await;
+        assert_eq!(delete(&store, &settled, Care::Usual).await, vec![Settled::Recorded; 10]);
+    }
+    for id in ids {
+        assert_eq!(find(&store, id).await.status, Status::Published);
+    }
+}
+
+pub(super) async fn a_row_that_another_transaction_holds_is_deleted_later<F: Fixture>() {
+    let fixture = F::fresh().await;
+    if !fixture.writers_overlap() {
+        return;
+    }
+    let store = fixture.store();
+    let (held, other) = (TestRow::new().insert(&fixture).await, TestRow::new().insert(&fixture).await);
+    let settled = sent(&store, &[held, other]).await;
+    let mut transaction = fixture.begin().await;
+    let row = fixture.id(held);
+    transaction.execute(&format!("UPDATE outbox_events SET subject = 'held' WHERE id = {row}")).await;
+    assert_eq!(delete(&store, &settled, Care::Usual).await, [Settled::Locked, Settled::Recorded]);
+    transaction.commit().await;
+    assert!(is_there(&store, held).await && !is_there(&store, other).await);
+    assert_eq!(delete(&store, &settled[..1], Care::AfterDoubt).await, [Settled::Recorded]);
+    assert!(!is_there(&store, held).await);
+}
+
+pub(super) async fn the_last_answer_deletes<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    announce(&store, &[("audit", "*"), ("mail", "*")]).await;
+    let id = TestRow::new().insert(&fixture).await;
+    let settled = sent(&store, &[id]).await;
+    let owed = SettledEvent { outcome: Settled::Recorded, owed: vec!["audit".to_owned(), "mail".to_owned()] };
+    assert_eq!(store.settle_published(&deleting(&settled), Care::Usual).await.unwrap(), [owed]);
+    assert_eq!(find(&store, id).await.status, Status::Processing);
+    let answer = |handler: &str| HandledDelivery { deletes: true, ..HandledDelivery::kept(handler, id, settled[0].1) };
+    let answers = [answer("audit")];
+    assert_eq!(store.settle_handled(&answers, Care::Usual).await.unwrap(), [Settled::Recorded]);
+    assert_eq!(owed_ids(&store, "mail").await, [id], "still owed");
+    let answers = [answer("mail"), answer("audit")];
+    assert_eq!(store.settle_handled(&answers[..1], Care::AfterDoubt).await.unwrap(), [Settled::Recorded]);
+    assert!(!is_there(&store, id).await);
+    assert_eq!(store.settle_handled(&answers, Care::Usual).await.unwrap(), [Settled::Superseded, Settled::Superseded]);
+}
+
+pub(super) async fn last_answers_that_meet_leave_no_row<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    announce(&store, &[("audit", "*"), ("mail", "*"), ("stock", "*")]).await;
+    let mut ids = Vec::new();
+    for _ in 0..30 {
+        let id = TestRow::new().insert(&fixture).await;
+        accept(&store, id, &[], &[]).await;
+        ids.push(id);
+    }
+    let settled = sent(&store, &ids).await;
+    let answer = async |handler: &str| {
+        for &(id, seq) in &settled {
+            let answer = [HandledDelivery { deletes: true, ..HandledDelivery::kept(handler, id, seq) }];
+            while store.settle_handled(&answer, Care::Usual).await.unwrap() == [Settled::Locked] {}
+        }
+    };
+    tokio::join!(answer("audit"), answer("mail"), answer("stock"));
+    for id in ids {
+        assert!(!is_there(&store, id).await);
+    }
+    assert_eq!(fixture.number("SELECT count(*) FROM outbox_handler_deliveries").await, 0);
+}
+
+pub(super) async fn deliverers_of_both_kinds_end_one_event<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    announce(&store, &[("audit", "*"), ("mail", "*")]).await;
+    let id = TestRow::new().insert(&fixture).await;
+    let (id, seq) = sent(&store, &[id]).await[0];
+    accept(&store, id, &[], &[]).await;
+    let answers = [
+        HandledDelivery { deletes: true, ..HandledDelivery::kept("audit", id, seq) },
+        HandledDelivery::kept("mail", id, seq),
+    ];
+    for answer in answers {
+        assert_eq!(store.settle_handled(&[answer], Care::Usual).await.unwrap(), [Settled::Recorded]);
+    }
+    assert_eq!(find(&store, id).await.status, Status::Published, "the last answer keeps it");
+    assert_eq!(delete(&store, &[(id, seq)], Care::Usual).await, [Settled::Recorded]);
+    assert!(!is_there(&store, id).await, "a late settle of one that deletes ends it");
+}
+
+pub(super) async fn after_the_deletion_the_same_id_is_a_new_event<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let event = || crate::publish::NewEvent::new("t", "s").id(Uuid::from_u128(7));
+    let first = store.insert(vec![event()]).await.unwrap().remove(0);
+    assert_eq!(delete(&store, &[(first.id, first.seq)], Care::Usual).await, [Settled::Recorded]);
+    let second = store.insert(vec![event()]).await.unwrap().remove(0);
+    assert!(second.seq > first.seq);
+    assert_eq!(delete(&store, &[(first.id, first.seq)], Care::AfterDoubt).await, [Settled::Superseded]);
+    assert!(is_there(&store, second.id).await, "a repeated settle of the first does not delete it");
+}
+
+pub(super) async fn operators_are_told_that_a_deleted_event_is_gone<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let id = TestRow::new().insert(&fixture).await;
+    delete(&store, &sent(&store, &[id]).await, Care::Usual).await;
+    for action in [Action::Retry, Action::Replay] {
+        assert!(store.change(&action, &[id], &AuditNote::default()).await.unwrap().is_empty(), "{action:?}");
+    }
+}
