@@ -13,6 +13,8 @@ pub(crate) enum Status {
     Pending,
     Retry,
     Published,
+    /// It was done, and its row was deleted.
+    Deleted,
     Failed,
 }
 
@@ -54,13 +56,13 @@ impl Row {
         matches!(self.status, Status::Pending | Status::Retry)
     }
 
-    /// Whether only a replay changes it from now on.
+    /// Whether only a replay, or the same id published again, changes it from now on.
     pub(crate) fn is_recorded(&self) -> bool {
-        self.status == Status::Published
+        matches!(self.status, Status::Published | Status::Deleted)
     }
 
     pub(crate) fn is_done(&self) -> bool {
-        matches!(self.status, Status::Absent | Status::Published | Status::Failed)
+        matches!(self.status, Status::Absent | Status::Published | Status::Deleted | Status::Failed)
     }
 
     /// The row without what is not a column.
@@ -98,18 +100,20 @@ pub(crate) struct FailureRecord {
 pub(crate) struct Database {
     rows: [Row; 3],
     pub(crate) leases: [Lease; 2],
+    /// Not in it: a settle deletes events that are done in place of recording them as published.
+    deletes: bool,
 }
 
 impl Database {
     /// All events are committed except the later one of the key.
-    pub(crate) fn new(owners: [Owner; 2], events: &[Event]) -> Self {
+    pub(crate) fn new(owners: [Owner; 2], events: &[Event], deletes: bool) -> Self {
         let leases = owners.map(|owner| Lease { owner: Some(owner), epoch: 1, expired: false });
         let rows = Event::ALL.map(|event| match event {
             _ if !events.contains(&event) => Row::new(Status::Absent),
             Event::Later => Row::new(Status::Uncommitted),
             _ => Row::new(Status::Pending),
         });
-        Self { rows, leases }
+        Self { rows, leases, deletes }
     }
 
     pub(crate) fn row(&self, event: Event) -> &Row {
@@ -121,7 +125,8 @@ impl Database {
     }
 
     pub(crate) fn has(&self, publication: Publication) -> bool {
-        self.row(publication.event).replay == publication.replay
+        let row = self.row(publication.event);
+        row.status != Status::Deleted && row.replay == publication.replay
     }
 
     /// Whether no statement can distinguish the two.
@@ -171,7 +176,7 @@ impl Database {
     pub(crate) fn find_unsettled(&self, sent: Publications) -> [Option<FetchedRow>; 3] {
         Event::ALL.map(|event| {
             let row = self.read(event);
-            (sent.contains(row.publication) && !row.published_at).then_some(row)
+            (sent.contains(row.publication) && self.has(row.publication) && !row.published_at).then_some(row)
         })
     }
 
@@ -187,8 +192,9 @@ impl Database {
         }
         for publication in events.iter() {
             if self.has(publication) {
+                let outcome = if self.deletes { (Status::Deleted, false) } else { (Status::Published, true) };
                 let row = self.row_mut(publication.event);
-                (row.status, row.published_at) = (Status::Published, true);
+                (row.status, row.published_at) = outcome;
             }
         }
     }
@@ -216,7 +222,7 @@ impl Database {
 
     // Operators.
 
-    /// Publishes it again, as a new event with the old id.
+    /// Publishes it again, as a new event with the old id. Once a row is deleted, a writer does so.
     pub(crate) fn replay(&mut self, event: Event) {
         let Row { was_failed, changes, .. } = *self.row(event);
         *self.row_mut(event) = Row { replay: true, was_failed, changes: changes + 1, ..Row::new(Status::Pending) };

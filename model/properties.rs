@@ -46,7 +46,7 @@ pub(crate) fn all() -> Vec<Property<Outbox>> {
             accepted.any(|(_, entry)| entry.session.is_none())
         }),
         Property::sometimes(REPLAYED, |_, state: &State| {
-            let published = |event: Event| state.database.row(event).status == Status::Published;
+            let published = |event: Event| state.database.row(event).is_recorded();
             Event::ALL.into_iter().all(published)
                 && Event::ALL.into_iter().any(|event| state.database.row(event).replay)
         }),
@@ -56,7 +56,7 @@ pub(crate) fn all() -> Vec<Property<Outbox>> {
 
 fn is_sent_if_published(state: &State, event: Event) -> bool {
     let row = state.database.row(event);
-    is_sent(state, event) || row.status != Status::Published && !row.published_at
+    is_sent(state, event) || !row.is_recorded() && !row.published_at
 }
 
 fn is_settled(state: &State) -> bool {

@@ -143,4 +143,6 @@ pub(crate) struct Outbox {
     pub(crate) events: &'static [Event],
     /// Rejections after which an event is failed.
     pub(crate) max_retries: u8,
+    /// Events that are done are deleted.
+    pub(crate) deletes: bool,
 }

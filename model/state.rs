@@ -31,7 +31,7 @@ impl State {
         for (shard, holder) in holders.into_iter().enumerate() {
             workers[holder].held[shard] = Some(Held { epoch: 1, past: false, draining: false });
         }
-        let database = Database::new(holders.map(|holder| owners[holder]), outbox.events);
+        let database = Database::new(holders.map(|holder| owners[holder]), outbox.events, outbox.deletes);
         Self {
             database,
             durable: None,

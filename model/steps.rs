@@ -182,7 +182,7 @@ impl State {
             if self.faults.defects > 0 && row.is_unsettled() {
                 steps.push(Step::Refuse(event));
             }
-            if self.faults.replays > 0 && row.status == Status::Published && !row.replay {
+            if self.faults.replays > 0 && row.is_recorded() && !row.replay {
                 steps.push(Step::Replay(event));
             }
             if self.faults.operator_actions > 0 && matches!(row.status, Status::Retry | Status::Failed) {

@@ -18,7 +18,7 @@ fn faults_of_any_kind(default: u8) -> u8 {
     wanted.map_or(default, |wanted| wanted.parse().expect("OUTBOX_MODEL_FAULTS is a small number"))
 }
 
-fn assert_everything_holds(any: u8, events: &'static [Event]) {
+fn assert_everything_holds(any: u8, events: &'static [Event], deletes: bool) {
     let any = faults_of_any_kind(any);
     let faults = Faults {
         any,
@@ -37,7 +37,7 @@ fn assert_everything_holds(any: u8, events: &'static [Event]) {
         replays: 1,
         restores: 0,
     };
-    let outbox = Outbox { rules: Rules::ALL, faults, events, max_retries: 2 };
+    let outbox = Outbox { rules: Rules::ALL, faults, events, max_retries: 2, deletes };
     let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let checker = outbox.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
     println!("{} states; the longest run has {} steps", checker.unique_state_count(), checker.max_depth());
@@ -48,17 +48,23 @@ fn assert_everything_holds(any: u8, events: &'static [Event]) {
 
 #[test]
 fn whatever_goes_wrong_every_event_is_published_once_and_in_order() {
-    assert_everything_holds(1, &Event::ALL);
+    assert_everything_holds(1, &Event::ALL, false);
 }
 
 #[test]
 fn whatever_goes_wrong_a_keys_events_are_published_once_and_in_order() {
-    assert_everything_holds(2, KEYED);
+    assert_everything_holds(2, KEYED, false);
 }
 
 #[test]
 fn whatever_goes_wrong_an_event_is_published_once() {
-    assert_everything_holds(2, LONE);
+    assert_everything_holds(2, LONE, false);
+}
+
+#[test]
+fn whatever_goes_wrong_events_that_are_deleted_once_done_are_published_once_and_in_order() {
+    assert_everything_holds(1, &Event::ALL, true);
+    assert_everything_holds(2, LONE, true);
 }
 
 #[test]
@@ -169,6 +175,24 @@ fn a_wait_on_another_connection_says_nothing_of_what_was_read() {
     assert_is_needed(Rules { waits_where_it_read: false, ..Rules::ALL }, outbox(Rules::ALL, faults, LONE), ONCE);
 }
 
+/// A deleted row is found gone where a published one is found published.
+#[test]
+fn without_a_wait_a_deletion_is_believed_that_no_standby_has() {
+    let faults = Faults { any: 3, doubts: 1, drops: 1, failovers: 1, ..Faults::default() };
+    for without in [Rules { repetition_waits: false, ..Rules::ALL }, Rules { recovery_waits: false, ..Rules::ALL }] {
+        let outbox = Outbox { deletes: true, ..outbox(Rules::ALL, faults, LONE) };
+        assert_is_needed(without, outbox, ONCE);
+    }
+}
+
+/// A fetch reads an event that is then deleted, and the answer comes after its id was published again.
+#[test]
+fn without_r2_a_stale_answer_sends_a_deleted_event_again() {
+    let faults = Faults { any: 1, looks: 1, ..Faults::default() };
+    let outbox = Outbox { deletes: true, ..outbox(Rules::ALL, faults, LONE) };
+    assert_is_needed(Rules { r2: false, ..Rules::ALL }, outbox, ONCE);
+}
+
 // Rows that a settle does not record.
 
 /// The first execution of a settle holds the lock; its repetition skips the row; the first is rolled back.
@@ -209,5 +233,5 @@ fn broken(outbox: Outbox) -> Option<&'static str> {
 }
 
 fn outbox(rules: Rules, faults: Faults, events: &'static [Event]) -> Outbox {
-    Outbox { rules, faults, events, max_retries: 2 }
+    Outbox { rules, faults, events, max_retries: 2, deletes: false }
 }
