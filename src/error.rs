@@ -213,7 +213,7 @@ pub enum StoreError {
         operation: &'static str,
     },
     /// No event has this id.
-    #[error("no event has the id {0}")]
+    #[error("no event has the id {0}; one that was done may have been deleted")]
     NotFound(Uuid),
 }
 

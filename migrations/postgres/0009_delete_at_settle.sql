@@ -1,4 +1,4 @@
--- Deletes those of the events that are published, owe nothing, and are to be deleted, as each `deletes` says. A row that
+-- Deletes those of the events that are published, owe nothing, and are not kept, as each `deletes` says. A row that
 -- another transaction holds is left to retention.
 CREATE OR REPLACE FUNCTION outbox_delete_published(ids uuid[], seqs bigint[], deletes boolean[]) RETURNS void LANGUAGE plpgsql
     SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off

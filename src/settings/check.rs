@@ -284,10 +284,10 @@ impl Check<'_> {
 
     /// Events that are kept for no day are deleted, and nothing else deletes those of one publisher.
     fn deleting(&self, settings: &Settings) -> Result<()> {
-        const BESIDE: &str =
+        const EITHER: &str =
             "deletes events that are done, and retention.cleanup_published = false keeps them: choose one";
         let RetentionSettings { cleanup_published, published_retention_days, .. } = settings.retention;
-        self.that(cleanup_published || published_retention_days > 0, "retention.published_retention_days", BESIDE)?;
+        self.that(cleanup_published || published_retention_days > 0, "retention.published_retention_days", EITHER)?;
         for (name, publisher) in &settings.publishers {
             let Some(days) = publisher.published_retention_days else { continue };
             let key = format!("publishers.{name}.published_retention_days");
@@ -296,7 +296,7 @@ impl Check<'_> {
                 &key,
                 format!("must be 0 or left out, not {days}: retention is the same for all others"),
             )?;
-            self.that(cleanup_published, &key, BESIDE)?;
+            self.that(cleanup_published, &key, EITHER)?;
         }
         Ok(())
     }

@@ -125,7 +125,7 @@ table! {
         socket_timeout: Duration = Duration::from_secs(5), Node::duration;
         /// The effect of a failed event on later events of its key.
         on_failed: OnFailed = OnFailed::Continue, read::on_failed;
-        /// 0: an event that is done is deleted at once, in place of being published. None: as under `[retention]`, the only place
+        /// 0: an event that is done is deleted immediately, in place of being published. None: as under `[retention]`, the only place
         /// for other numbers.
         published_retention_days: Option<u32> = None, |node| node.integer(DAYS).map(Some);
         /// The events per second that one worker sends; none: no limit.

@@ -146,6 +146,7 @@ macro_rules! instantiate {
                 deleting::a_replayed_event_is_not_deleted_by_its_earlier_seq,
                 deleting::an_event_that_may_not_be_deleted_is_published,
                 deleting::where_no_row_may_be_deleted_all_are_published,
+                deleting::retention_deletes_what_it_may_next_to_what_it_may_not,
                 deleting::a_row_that_another_transaction_holds_is_deleted_later,
                 deleting::the_last_answer_deletes,
                 deleting::last_answers_that_meet_leave_no_row,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-/// A foreign key may refuse every row: one warning stands for all of this time.
+/// A foreign key may refuse every row: one warning in this time is enough.
 const SAID_EVERY: Duration = Duration::from_secs(60);
 
 static SAID_AT: Mutex<Option<Instant>> = Mutex::new(None);

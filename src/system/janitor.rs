@@ -121,7 +121,9 @@ async fn delete_expired(context: Arc<SystemContext>) {
         match context.store.delete_expired(expiry, &holding).await {
             Ok(0) => break,
             Ok(deleted) => tracing::debug!(events = deleted, "deleted old events"),
-            Err(error) => return tracing::debug!(%error, "deletion of old events failed"),
+            Err(error) if error.is_transient() => return tracing::debug!(%error, "deletion of old events failed"),
+            // The table grows.
+            Err(error) => return tracing::warn!(%error, "deletion of old events failed"),
         }
         pause(&context, began).await;
     }

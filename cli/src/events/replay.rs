@@ -11,6 +11,7 @@ use crate::exit::UsageError;
 /// Publish published events again.
 ///
 /// The events keep their ids, so consumers can recognise them; the outbox treats them as new. All their handlers run again.
+/// Events that were deleted, by retention or with published_retention_days = 0 when they were done, cannot be replayed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -105,6 +105,8 @@ async fn counts(test: &TestOutbox) -> HashMap<String, usize> {
     counts
 }
 
+const UNSETTLED: &str = "SELECT id::text FROM outbox_events WHERE status <> 'published'";
+const WRITTEN: &str = "SELECT id::text FROM written";
 const PUBLISHED: &str = "SELECT id::text FROM outbox_events WHERE status = 'published'";
 
 async fn ids(sql: &Client, query: &str) -> HashSet<String> {
@@ -143,19 +145,24 @@ enum Meanwhile {
     WorkerIsKilled,
 }
 
-async fn fail_over_after_cancelled_settles(meanwhile: Meanwhile) {
+const DELETES: &str = "[retention]\npublished_retention_days = 0";
+
+/// `retention`: settings under which settles update or delete rows.
+async fn fail_over_after_cancelled_settles(meanwhile: Meanwhile, retention: &str) {
     let redis = redis::Server::start(&[]);
     let mut replicated = Replicated::start(Replication::Synchronous, redis.url()).await;
     let test = &replicated.test;
+    test.keep_list().await;
     test.insert(BACKLOG, KEYS).await;
-    let mut worker = test.worker(&test.settings().worker(LONG_LEASE).publisher(SLOW).write(), "worker");
+    let settings = |worker: &str| test.settings().worker(&format!("{worker}\n{retention}"));
+    let mut worker = test.worker(&settings(LONG_LEASE).publisher(SLOW).write(), "worker");
     let writer = Writer::start(test.url());
     writer.wait_more(50).await;
     test.wait_length(300).await;
 
     replicated.pair.standby.freeze();
     cancel_settles(test).await;
-    let visible = ids(&test.sql().await, PUBLISHED).await;
+    let unsettled = ids(&test.sql().await, UNSETTLED).await;
     match meanwhile {
         Meanwhile::SessionsEnd => end_sessions(test).await,
         Meanwhile::WorkerIsKilled => worker.kill(),
@@ -166,12 +173,13 @@ async fn fail_over_after_cancelled_settles(meanwhile: Meanwhile) {
         replicated.pair.fail_over().await;
     } else {
         replicated.pair.fail_over_to_frozen().await;
-        let kept = ids(&replicated.standby().await, PUBLISHED).await;
-        assert!(kept.len() < visible.len(), "the new primary lacks settles that were visible on the old one");
+        let there = ids(&replicated.standby().await, UNSETTLED).await;
+        assert!(!there.is_subset(&unsettled), "the new primary lacks settles that were visible on the old one");
     }
     replicated.switch();
     let test = &replicated.test;
-    let _another = (!worker.is_running()).then(|| test.worker(&test.settings().write(), "another"));
+    let settings = test.settings().worker(retention).write();
+    let _another = (!worker.is_running()).then(|| test.worker(&settings, "another"));
 
     test.insert(200, KEYS).await;
     writer.wait_more(50).await;
@@ -179,7 +187,7 @@ async fn fail_over_after_cancelled_settles(meanwhile: Meanwhile) {
     let acknowledged = writer.stop().await;
     test.wait_published().await;
     test.assert_delivered().await;
-    let kept = ids(&test.sql().await, PUBLISHED).await;
+    let kept = ids(&test.sql().await, WRITTEN).await;
     let lost: Vec<&String> = acknowledged.iter().filter(|&id| !kept.contains(id)).collect();
     assert!(
         lost.is_empty(),
@@ -192,22 +200,37 @@ async fn fail_over_after_cancelled_settles(meanwhile: Meanwhile) {
 
 #[tokio::test]
 async fn events_settled_on_no_standby_are_not_lost_or_resent_after_a_failover() {
-    fail_over_after_cancelled_settles(Meanwhile::Nothing).await;
+    fail_over_after_cancelled_settles(Meanwhile::Nothing, "").await;
 }
 
 #[tokio::test]
 async fn a_session_begun_before_a_failover_trusts_no_settle_that_no_standby_has() {
-    fail_over_after_cancelled_settles(Meanwhile::SessionsEnd).await;
+    fail_over_after_cancelled_settles(Meanwhile::SessionsEnd, "").await;
 }
 
 #[tokio::test]
 async fn another_worker_finds_settles_that_no_standby_had_after_a_failover() {
-    fail_over_after_cancelled_settles(Meanwhile::WorkerIsKilled).await;
+    fail_over_after_cancelled_settles(Meanwhile::WorkerIsKilled, "").await;
+}
+
+#[tokio::test]
+async fn deletions_that_no_standby_has_are_not_believed() {
+    fail_over_after_cancelled_settles(Meanwhile::Nothing, DELETES).await;
+}
+
+#[tokio::test]
+async fn a_session_begun_before_a_failover_trusts_no_deletion_that_no_standby_has() {
+    fail_over_after_cancelled_settles(Meanwhile::SessionsEnd, DELETES).await;
+}
+
+#[tokio::test]
+async fn another_worker_finds_deletions_that_no_standby_had_after_a_failover() {
+    fail_over_after_cancelled_settles(Meanwhile::WorkerIsKilled, DELETES).await;
 }
 
 #[tokio::test]
 async fn events_settled_late_on_a_standby_are_not_lost_or_resent_after_failover() {
-    fail_over_after_cancelled_settles(Meanwhile::StandbyGoesOn).await;
+    fail_over_after_cancelled_settles(Meanwhile::StandbyGoesOn, "").await;
 }
 
 /// The wait of an insert's commit is cancelled, as by the role's `statement_timeout`: only the primary has the event.

@@ -22,6 +22,7 @@ mod connections;
 mod consume;
 mod consumers;
 mod databases;
+mod deleting;
 mod doctor;
 mod embedded;
 mod entries;

@@ -119,7 +119,7 @@ pub(crate) type Waiting = (i32, String);
 
 pub(crate) async fn settle_that_waits(test: &TestOutbox, after: Option<&Waiting>) -> Waiting {
     let statement = "SELECT pid, query_start::text FROM pg_stat_activity
-        WHERE wait_event = 'SyncRep' AND (query LIKE '%UPDATE %outbox_events%' OR query LIKE '%outbox_record_accepted%')";
+        WHERE wait_event = 'SyncRep' AND (query LIKE '%UPDATE %outbox_events%' OR query LIKE '%DELETE %outbox_events%' OR query LIKE '%outbox_record_accepted%')";
     let sql = test.sql().await;
     let mut found = None;
     eventually("a settle waits for the standby", PATIENCE, async || {

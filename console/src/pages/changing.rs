@@ -164,7 +164,7 @@ fn description(action: ActionName) -> &'static str {
             "The events become failed, are not sent, and do not block later events of their keys. Published events are not changed. A failed event that you selected loses its last error."
         }
         ActionName::Replay => {
-            "The events are published again with their old ids, so consumers receive them twice. Only published events are replayed."
+            "The events are published again with their old ids, so consumers receive them twice. Only published events are replayed; one that was deleted when it was done cannot be."
         }
         ActionName::Move => {
             "The events get another backend, with their status, at their old time. An event that was sent is not moved. For a moment, workers release the events' former backends."

@@ -133,7 +133,7 @@ fn tables(facts: &DatabaseFacts, findings: &mut Findings) {
         findings.advice(
             "cascades",
             format!("foreign keys change other tables when an event is deleted: {}", facts.cascades.join(", ")),
-            "retention deletes events; use ON DELETE NO ACTION, and delete what refers to an event first",
+            "retention deletes events, and so do settles where published_retention_days is 0; use ON DELETE NO ACTION, and delete what refers to an event first",
         );
     }
     if facts.has_no_seq_default {

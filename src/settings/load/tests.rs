@@ -242,6 +242,21 @@ fn a_wrong_value_is_named_with_what_would_be_right() {
             "retention.failed_retention_days",
             "must be a whole number of days, 0 to 36500, not -1",
         ),
+        (
+            "retention = { cleanup_published = false, published_retention_days = 0 }",
+            "retention.published_retention_days",
+            "deletes events that are done, and retention.cleanup_published = false keeps them: choose one",
+        ),
+        (
+            "retention.cleanup_published = false\npublishers.a = { backend = 'local', published_retention_days = 0 }",
+            "publishers.a.published_retention_days",
+            "deletes events that are done, and retention.cleanup_published = false keeps them: choose one",
+        ),
+        (
+            "publishers.a = { backend = 'local', published_retention_days = 3 }",
+            "publishers.a.published_retention_days",
+            "must be 0 or left out, not 3: retention is the same for all others",
+        ),
         ("database.url = 5", "database.url", "must be a quoted string"),
         (
             "database.url = 'mysql://u:pw@h/d'",

@@ -1,6 +1,7 @@
 //! Events that are deleted at their settle.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -8,7 +9,9 @@ use super::Fixture;
 use super::builders::*;
 use super::handlers::{accept, announce, owed_ids};
 use crate::event::Status;
-use crate::store::{Acceptance, Action, AuditNote, Care, HandledDelivery, Settled, SettledEvent, Store};
+use crate::store::{
+    Acceptance, Action, AuditNote, Care, HandledDelivery, RetentionCutoff, Settled, SettledEvent, Store,
+};
 
 /// Acceptances after which the rows are deleted.
 fn deleting(sent: &[(Uuid, i64)]) -> Vec<Acceptance> {
@@ -117,6 +120,23 @@ pub(super) async fn where_no_row_may_be_deleted_all_are_published<F: Fixture>() 
     }
     for id in ids {
         assert_eq!(find(&store, id).await.status, Status::Published);
+    }
+}
+
+pub(super) async fn retention_deletes_what_it_may_next_to_what_it_may_not<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let old = fixture.time(-3_600_000);
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        let row = TestRow::new().with("status", "'published'").with("created_at", &old).with("published_at", &old);
+        ids.push(row.insert(&fixture).await);
+    }
+    fixture.refuse_deletion(ids[3]).await;
+    let expiry = RetentionCutoff { published: Some(Duration::from_secs(60)), failed: None, limit: 100 };
+    assert_eq!(store.delete_expired(expiry, &[]).await.unwrap(), 19);
+    for &id in &ids {
+        assert_eq!(is_there(&store, id).await, id == ids[3]);
     }
 }
 

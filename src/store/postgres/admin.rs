@@ -1,7 +1,6 @@
 //! Requests of operators and of the janitor.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use deadpool::managed::Object;
 use diesel::QueryableByName;
@@ -10,7 +9,7 @@ use diesel::dsl::sql;
 use diesel::pg::Pg;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
-use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, Bool, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncConnection, RunQueryDsl};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -25,9 +24,7 @@ use crate::event::OutboxEvent;
 use crate::publish::sealed::Insert;
 use crate::publish::{InsertResult, NewEvent, prepare_all, publish_many};
 use crate::store::selection::{Comparand, Query};
-use crate::store::{
-    CreatedCursor, EventFilter, LaneName, NotInserted, Page, RetentionCutoff, ScanPage, TakeEvents, Unreadable,
-};
+use crate::store::{CreatedCursor, EventFilter, NotInserted, Page, ScanPage, TakeEvents, Unreadable};
 
 /// Writes events in a transaction of their own.
 pub(super) async fn insert(store: &PostgresStore, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError> {
@@ -190,32 +187,6 @@ pub(super) async fn repair_missing_seq(store: &PostgresStore) -> Result<usize> {
         .await
 }
 
-/// Deletes events past retention, oldest first. Events that are owed to a handler are kept.
-pub(super) async fn delete_expired(
-    store: &PostgresStore,
-    expiry: RetentionCutoff,
-    failed_blocks: &[LaneName],
-) -> Result<usize> {
-    let micros = |age: Option<Duration>| age.map(|age| i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
-    let (published, failed) = (micros(expiry.published), micros(expiry.failed));
-    let holding: Vec<String> = failed_blocks.iter().map(ToString::to_string).collect();
-    store
-        .run("delete old events", |conn| {
-            let delete = async move |conn: &mut SchemaConnection| {
-                diesel::sql_query(BY_INDEX).execute(conn).await?;
-                diesel::sql_query(DELETE_EXPIRED)
-                    .bind::<Nullable<BigInt>, _>(published)
-                    .bind::<Nullable<BigInt>, _>(failed)
-                    .bind::<BigInt, _>(expiry.limit)
-                    .bind::<Array<Text>, _>(holding)
-                    .execute(conn)
-                    .await
-            };
-            conn.transaction(delete).boxed()
-        })
-        .await
-}
-
 /// Planner options for reading a batch at a time in the order of an index. Without statistics the planner expects few rows,
 /// and would read and sort all of them for each batch. A step that it cannot avoid counts as expensive, so JIT would compile
 /// it too. If reading pages had a cost, a large index in the table's order would look better than a small index of the
@@ -225,19 +196,3 @@ pub(super) const BY_INDEX: &str = "SELECT set_config('enable_seqscan', 'off', tr
     set_config('enable_incremental_sort', 'on', true), set_config('seq_page_cost', '0', true), \
     set_config('random_page_cost', '0', true), set_config('max_parallel_workers_per_gather', '0', true), \
     set_config('jit', 'off', true)";
-
-const DELETE_EXPIRED: &str = "WITH published AS MATERIALIZED (\
-        SELECT id FROM outbox_events WHERE status = 'published' \
-            AND created_at < now() - $1 * interval '1 microsecond' \
-            AND published_at < now() - $1 * interval '1 microsecond' \
-            AND NOT EXISTS (SELECT FROM outbox_handler_deliveries d WHERE d.event_id = outbox_events.id) \
-            ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED), \
-     failed AS MATERIALIZED (\
-        SELECT id FROM outbox_events WHERE status = 'failed' \
-            AND created_at < now() - $2 * interval '1 microsecond' \
-            AND updated_at < now() - $2 * interval '1 microsecond' \
-            AND NOT (partition_key <> '' AND retry_at IS NULL AND publisher_backend = ANY ($4)) \
-            AND NOT EXISTS (SELECT FROM outbox_handler_deliveries d WHERE d.event_id = outbox_events.id) \
-            ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED), \
-     old AS MATERIALIZED (SELECT id FROM published UNION ALL SELECT id FROM failed LIMIT $3) \
-     DELETE FROM outbox_events e USING old WHERE e.id = old.id";

@@ -53,6 +53,7 @@ mod publish_tests;
 mod pulse;
 mod queue_position;
 mod refusal;
+mod retention;
 mod roles;
 pub(crate) mod row;
 mod schema;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     PostgresStore, SHARDS, access, admin, audit, change, claimed, data, fetch, handlers, history, inbox, inspection,
-    leases, migrate, overview, pauses, queue_position, refusal, row, settle,
+    leases, migrate, overview, pauses, queue_position, refusal, retention, row, settle,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::{OutboxEvent, Status};
@@ -182,7 +182,7 @@ impl MaintenanceStore for PostgresStore {
     }
 
     async fn delete_expired(&self, expiry: RetentionCutoff, failed_blocks: &[LaneName]) -> Result<usize> {
-        admin::delete_expired(self, expiry, failed_blocks).await
+        retention::delete_expired(self, expiry, failed_blocks).await
     }
 
     async fn delete_old_audit(&self) -> Result<usize> {

@@ -1,4 +1,4 @@
-//! Requests of operators and of retention.
+//! Requests of operators.
 
 use diesel::dsl::sql;
 use diesel::prelude::*;
@@ -8,11 +8,10 @@ use diesel::sql_types::{BigInt, Binary, Bool, Text};
 use diesel::sqlite::Sqlite;
 use uuid::Uuid;
 
-use super::clock::{micros, read_now};
 use super::row::{Row, SqlTypes};
 use super::uuid_of;
 use crate::store::selection::{Comparand, Query};
-use crate::store::{CreatedCursor, EventFilter, LaneName, Page, RetentionCutoff, ScanPage};
+use crate::store::{CreatedCursor, EventFilter, Page, ScanPage};
 
 /// Rows without a `seq` are rare: the insert trigger assigns one to every row that is inserted without it.
 const STRAYS_PER_REPAIR: i64 = 1000;
@@ -39,65 +38,6 @@ pub(super) fn repair_missing_seq(connection: &mut SqliteConnection) -> QueryResu
         }
         Ok(repaired)
     })
-}
-
-/// Deletes events past retention, at most `limit`. Events that are owed to a handler are kept.
-pub(super) fn delete_expired(
-    connection: &mut SqliteConnection,
-    expiry: RetentionCutoff,
-    failed_blocks: &[LaneName],
-) -> QueryResult<usize> {
-    connection.immediate_transaction(|connection| {
-        let now = read_now(connection)?;
-        let mut deleted = 0;
-        if let Some(age) = expiry.published {
-            deleted += delete_published(connection, now.saturating_sub(micros(age)), expiry.limit)?;
-        }
-        if let Some(age) = expiry.failed {
-            let rest = expiry.limit - i64::try_from(deleted).unwrap_or(i64::MAX);
-            deleted += delete_failed(connection, now.saturating_sub(micros(age)), rest, failed_blocks)?;
-        }
-        Ok(deleted)
-    })
-}
-
-/// Deletes published events. No event is published before it is created, so a scan by `created_at` can end at the same time,
-/// and publishing needs no index of its own.
-fn delete_published(connection: &mut SqliteConnection, until: i64, limit: i64) -> QueryResult<usize> {
-    sql_query(
-        "DELETE FROM outbox_events WHERE rowid IN (
-           SELECT rowid FROM outbox_events INDEXED BY outbox_events_created
-           WHERE created_at < ? AND status = 'published' AND coalesce(published_at, updated_at) < ?
-             AND NOT EXISTS (SELECT 1 FROM outbox_handler_deliveries d WHERE d.event_id = outbox_events.id)
-           ORDER BY created_at LIMIT ?)",
-    )
-    .bind::<BigInt, _>(until)
-    .bind::<BigInt, _>(until)
-    .bind::<BigInt, _>(limit.max(0))
-    .execute(connection)
-}
-
-fn delete_failed(
-    connection: &mut SqliteConnection,
-    until: i64,
-    limit: i64,
-    failed_blocks: &[LaneName],
-) -> QueryResult<usize> {
-    let mut query = sql_query(
-        "DELETE FROM outbox_events WHERE rowid IN (
-           SELECT rowid FROM outbox_events INDEXED BY outbox_events_created
-           WHERE created_at < ? AND status = 'failed' AND updated_at < ?
-             AND NOT EXISTS (SELECT 1 FROM outbox_handler_deliveries d WHERE d.event_id = outbox_events.id)",
-    )
-    .into_boxed()
-    .bind::<BigInt, _>(until)
-    .bind::<BigInt, _>(until);
-    for lane in failed_blocks {
-        query = query
-            .sql(" AND (partition_key = '' OR retry_at IS NOT NULL OR publisher_backend <> ?)")
-            .bind::<Text, _>(&**lane);
-    }
-    query.sql(" ORDER BY created_at LIMIT ?)").bind::<BigInt, _>(limit.max(0)).execute(connection)
 }
 
 #[derive(QueryableByName)]

@@ -2,6 +2,7 @@
 
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
+use diesel::sql_query;
 use diesel::sql_types::{BigInt, Binary};
 use diesel::sqlite::Sqlite;
 use uuid::Uuid;
@@ -17,6 +18,12 @@ pub(super) fn delete_unpublished(connection: &mut SqliteConnection, id: Uuid, se
 /// Deletes an event. `false`: there is none, or the database refuses to delete it.
 pub(super) fn delete_event(connection: &mut SqliteConnection, id: Uuid, seq: i64) -> QueryResult<bool> {
     is_deleted(id, DeleteEvent { id, seq, condition: "" }.execute(connection))
+}
+
+/// Deletes an event whatever its `seq`. `false`: there is none, or the database refuses to delete it.
+pub(super) fn delete_row(connection: &mut SqliteConnection, id: Uuid) -> QueryResult<bool> {
+    let delete = sql_query("DELETE FROM outbox_events WHERE id = ?").bind::<Binary, _>(id.as_bytes().as_slice());
+    is_deleted(id, delete.execute(connection))
 }
 
 fn is_deleted(id: Uuid, deleted: QueryResult<usize>) -> QueryResult<bool> {

@@ -30,6 +30,7 @@ mod prepared_tests;
 #[cfg(test)]
 mod publish_view_tests;
 mod queue_position;
+mod retention;
 mod roles;
 mod route;
 pub(crate) mod row;

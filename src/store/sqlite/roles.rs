@@ -15,7 +15,7 @@ use super::leases::SqliteLeases;
 use super::row::Row;
 use super::{
     LEASES_BUSY_TIMEOUT, SqliteStore, admin, audit, change, claimed, data, fetch, handlers, history, inbox, leases,
-    migrations, order, overview, pauses, queue_position, route, row, settle,
+    migrations, order, overview, pauses, queue_position, retention, route, row, settle,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
@@ -268,7 +268,7 @@ impl MaintenanceStore for SqliteStore {
     async fn delete_expired(&self, expiry: RetentionCutoff, failed_blocks: &[LaneName]) -> Result<usize> {
         let failed_blocks = failed_blocks.to_vec();
         self.writer
-            .run("delete old events", move |connection| admin::delete_expired(connection, expiry, &failed_blocks))
+            .run("delete old events", move |connection| retention::delete_expired(connection, expiry, &failed_blocks))
             .await
     }
 
