@@ -69,11 +69,16 @@ impl BenchStore {
         Ok(answer.rows.into_iter().filter_map(|row| row.event.ok()).collect())
     }
 
-    /// Fetches every due event of these shards and records it as published. Returns the number of events.
+    /// Fetches every due event of these shards and records it as published, or deletes it. Returns the number of events.
     ///
     /// # Errors
     /// Errors of the database.
-    pub async fn fetch_and_settle(&self, shards: &[i16], limits: FetchLimits) -> Result<usize, StoreError> {
+    pub async fn fetch_and_settle(
+        &self,
+        shards: &[i16],
+        limits: FetchLimits,
+        deletes: bool,
+    ) -> Result<usize, StoreError> {
         let mut request = FetchRequest {
             max_events: limits.events,
             max_bytes: limits.bytes,
@@ -87,7 +92,7 @@ impl BenchStore {
             request.ranges =
                 cursors.iter().map(|(shard, from)| Range { shard: *shard, from: *from, to: None, limit }).collect();
             let answer = self.0.fetch(&request).await?;
-            let settled: Vec<_> = answer.rows.iter().map(acceptance).collect();
+            let settled: Vec<_> = answer.rows.iter().map(|row| acceptance(row, deletes)).collect();
             self.0.settle_published(&settled, Care::Usual).await?;
             events += settled.len();
             let mut counts: BTreeMap<i16, i64> = BTreeMap::new();
@@ -101,6 +106,6 @@ impl BenchStore {
     }
 }
 
-fn acceptance(row: &FetchedRow) -> Acceptance {
-    Acceptance { id: row.id, seq: row.position.seq, asked: Arc::default(), left: Vec::new(), deletes: false }
+fn acceptance(row: &FetchedRow, deletes: bool) -> Acceptance {
+    Acceptance { id: row.id, seq: row.position.seq, asked: Arc::default(), left: Vec::new(), deletes }
 }

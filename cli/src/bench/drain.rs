@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::collector::Collector;
+use super::cpu::{self, ServerCpu};
 use super::env::{BenchEnv, PUBLISHERS};
-use super::limit::fetch_and_update;
+use super::limit::{fetch_and_delete, fetch_and_update};
 use super::schema::Workload;
 use super::worker::{BenchWorker, ResourceUsage};
 use super::{Bench, alternate};
@@ -30,9 +31,12 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 enum DrainRun {
     LimitOne,
     LimitAll,
+    LimitDeleting,
     Xadd,
     Drain,
+    Deleting,
     Keys,
+    KeysDeleting,
     Backends,
     NoJournal,
     Observed,
@@ -46,12 +50,15 @@ impl DrainRun {
         let runs = [
             Self::LimitOne,
             Self::Drain,
+            Self::Deleting,
             Self::NoJournal,
             Self::Observed,
             Self::Unobserved,
             Self::Keys,
+            Self::KeysDeleting,
             Self::Backends,
             Self::LimitAll,
+            Self::LimitDeleting,
             Self::Xadd,
             Self::LimitLarge,
             Self::DrainLarge,
@@ -65,9 +72,12 @@ impl DrainRun {
     fn title(self) -> &'static str {
         match self {
             Self::LimitOne | Self::LimitAll => "fetching and updating alone",
+            Self::LimitDeleting => "fetching and deleting alone",
             Self::Xadd => "XADD alone",
             Self::Drain => "draining",
+            Self::Deleting => "draining and deleting",
             Self::Keys => "draining, with keys",
+            Self::KeysDeleting => "draining and deleting, with keys",
             Self::Backends => "draining, three backends",
             Self::NoJournal => "draining, without the journal",
             Self::Observed => "draining, observed",
@@ -80,7 +90,7 @@ impl DrainRun {
     fn workload(self, events: u32) -> Workload {
         let small = Workload { events, data: SMALL, keys: 0, lanes: &[""], sampled: 0 };
         match self {
-            Self::Keys => Workload { keys: KEYS, ..small },
+            Self::Keys | Self::KeysDeleting => Workload { keys: KEYS, ..small },
             Self::Observed | Self::Unobserved => Workload { sampled: SAMPLED, ..small },
             Self::Backends => Workload { lanes: &PUBLISHERS, ..small },
             Self::LimitLarge | Self::DrainLarge => {
@@ -116,6 +126,18 @@ async fn measure_once(bench: &mut Bench, run: DrainRun, connections: usize) -> a
         DrainRun::LimitOne => samples.record("limit.one", fetch_and_update(env, workload.data, 1).await?),
         DrainRun::LimitAll => samples.record("limit.all", fetch_and_update(env, workload.data, connections).await?),
         DrainRun::LimitLarge => samples.record("limit.large", fetch_and_update(env, workload.data, 1).await?),
+        DrainRun::LimitDeleting => {
+            samples.record("limit.deleting", fetch_and_delete(env, workload.data, connections).await?);
+        }
+        DrainRun::KeysDeleting => {
+            samples.record("drain.keys.deleting", drain_and_delete(env, workload.events).await?.rate)
+        }
+        DrainRun::Deleting => {
+            let drain = drain_and_delete(env, workload.events).await?;
+            samples.record("drain.deleting", drain.rate);
+            samples.record("drain.deleting.wal", drain.wal);
+            cpu::record(samples, "drain.deleting.cpu", &drain);
+        }
         DrainRun::Xadd => samples.record("xadd", add_to_stream(env, workload.events).await?),
         DrainRun::Keys => samples.record("drain.keys", drain(env, workload.events, &PUBLISHERS[..1], None).await?.rate),
         DrainRun::Backends => {
@@ -141,7 +163,7 @@ async fn measure_once(bench: &mut Bench, run: DrainRun, connections: usize) -> a
             samples.record("drain.wal", drain.wal);
             samples.record("drain.commits", drain.commits);
             samples.record("drain.dead", drain.dead);
-            drain.cpu().into_iter().for_each(|cpu| samples.record("drain.cpu", cpu));
+            cpu::record(samples, "drain.cpu", &drain);
             drain.usage.peak_mebibytes.into_iter().for_each(|peak| samples.record("drain.memory", peak));
         }
     }
@@ -159,49 +181,61 @@ pub(super) struct Drain {
     wal: f64,
     commits: f64,
     dead: f64,
-    events: f64,
+    pub(super) events: f64,
     usage: ResourceUsage,
+    pub(super) servers: ServerCpu,
 }
 
 impl Drain {
-    /// Microseconds for each event.
-    fn cpu(&self) -> Option<f64> {
-        Some(self.usage.cpu?.as_secs_f64() * 1e6 / self.events)
+    pub(super) fn worker_cpu(&self) -> Option<Duration> {
+        self.usage.cpu
     }
 }
 
 pub(super) async fn drain(
-    env: &BenchEnv,
+    env: &mut BenchEnv,
     count: u32,
     publishers: &[&str],
     rule_off: Option<&str>,
 ) -> anyhow::Result<Drain> {
     let mut settings = env.variables(publishers)?;
     settings.extend(rule_off.map(|rule_off| ("OUTBOX_RULE_OFF", rule_off.to_owned())));
-    drain_by(env, count, settings, &[]).await
+    drain_by(env, count, settings, &[], false).await
+}
+
+async fn drain_and_delete(env: &mut BenchEnv, count: u32) -> anyhow::Result<Drain> {
+    let mut settings = env.variables(&PUBLISHERS[..1])?;
+    settings.push(("OUTBOX__RETENTION__PUBLISHED_RETENTION_DAYS", "0".to_owned()));
+    drain_by(env, count, settings, &[], true).await
 }
 
 /// Drains with a worker that serves metrics, logs as JSON and, if it was built for that, exports traces.
-async fn drain_observed(env: &BenchEnv, count: u32) -> anyhow::Result<Drain> {
+async fn drain_observed(env: &mut BenchEnv, count: u32) -> anyhow::Result<Drain> {
     let collector = Collector::start().await?;
     let mut settings = env.variables(&PUBLISHERS[..1])?;
     settings.push(("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint.clone()));
     settings.push(("OUTBOX_LOG", "info".to_owned()));
-    drain_by(env, count, settings, &["--http", "127.0.0.1:0", "--log-format", "json"]).await
+    drain_by(env, count, settings, &["--http", "127.0.0.1:0", "--log-format", "json"], false).await
 }
 
 async fn drain_by(
-    env: &BenchEnv,
+    env: &mut BenchEnv,
     count: u32,
     settings: Vec<(&str, String)>,
     arguments: &[&str],
+    deletes: bool,
 ) -> anyhow::Result<Drain> {
     let before = env.schema.counters().await?;
+    let servers = ServerCpu::read(env).await?;
     let usage = BenchWorker::start(settings, &[&["--until-empty"], arguments].concat())?.wait().await?;
     let after = env.schema.counters().await?;
-    let drained = env.schema.drained().await?;
+    let servers = ServerCpu::read(env).await?.since(servers);
+    let drained = match deletes {
+        true => env.schema.drained_by_deleting(count).await?,
+        false => env.schema.drained().await?,
+    };
     let expected = i64::from(count);
-    anyhow::ensure!(drained.events == expected, "the worker published {} of {expected} events", drained.events);
+    anyhow::ensure!(drained.events == expected, "the worker delivered {} of {expected} events", drained.events);
     let events = f64::from(count);
     Ok(Drain {
         rate: events / drained.seconds,
@@ -210,6 +244,7 @@ async fn drain_by(
         dead: (after.dead - before.dead) as f64 / events,
         events,
         usage,
+        servers,
     })
 }
 

@@ -163,6 +163,14 @@ impl BenchEnv {
         Ok(RawStream::connect(&stream.settings).await?)
     }
 
+    /// The processor time of Redis; `None`: it does not tell.
+    pub(super) async fn redis_cpu(&mut self) -> anyhow::Result<Option<Duration>> {
+        match self.streams.get_mut(PUBLISHERS[0]) {
+            Some(stream) => Ok(stream.stream.cpu().await?),
+            None => Ok(None),
+        }
+    }
+
     pub(super) async fn versions(&mut self) -> anyhow::Result<(String, String)> {
         let redis = match self.streams.values_mut().next() {
             Some(stream) => stream.stream.version().await?,

@@ -1,4 +1,4 @@
-//! The upper limit: only the worker's two statements, the fetch and the update.
+//! The upper limit: only the worker's two statements, the fetch and the update or the deletion.
 
 use std::time::Instant;
 
@@ -14,6 +14,15 @@ const OVERHEAD: usize = 512;
 /// Fetches every due event and records it as published, on concurrent connections that each have their own shards. Returns
 /// events a second.
 pub(super) async fn fetch_and_update(env: &BenchEnv, data: u32, connections: usize) -> anyhow::Result<f64> {
+    fetch_and_settle(env, data, connections, false).await
+}
+
+/// The same, and deletes every event.
+pub(super) async fn fetch_and_delete(env: &BenchEnv, data: u32, connections: usize) -> anyhow::Result<f64> {
+    fetch_and_settle(env, data, connections, true).await
+}
+
+async fn fetch_and_settle(env: &BenchEnv, data: u32, connections: usize, deletes: bool) -> anyhow::Result<f64> {
     let mut stores = Vec::new();
     for _ in 0..connections {
         stores.push(BenchStore::connect(env.schema.url()).await?);
@@ -24,7 +33,7 @@ pub(super) async fn fetch_and_update(env: &BenchEnv, data: u32, connections: usi
     for (number, store) in stores.into_iter().enumerate() {
         let is_mine = |shard: &i16| usize::try_from(*shard).unwrap_or(0) % connections == number;
         let mine: Vec<i16> = (0..store.shards()).filter(is_mine).collect();
-        readers.spawn(async move { store.fetch_and_settle(&mine, limits).await });
+        readers.spawn(async move { store.fetch_and_settle(&mine, limits, deletes).await });
     }
     let mut events = 0;
     while let Some(read) = readers.join_next().await {

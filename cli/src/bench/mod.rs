@@ -7,6 +7,7 @@ mod backend;
 mod backlog;
 mod collector;
 mod consuming;
+mod cpu;
 mod drain;
 mod env;
 mod figures;

@@ -24,6 +24,7 @@ enum PublishRun {
     InsertOne,
     Publish,
     InsertMany,
+    InsertMinimal,
     PublishMany,
     /// This many senders, each with its own connection and transactions.
     PublishFrom(usize),
@@ -31,9 +32,10 @@ enum PublishRun {
     SendFrom(usize),
 }
 
-const RUNS: [PublishRun; 8] = [
+const RUNS: [PublishRun; 9] = [
     PublishRun::InsertOne,
     PublishRun::Publish,
+    PublishRun::InsertMinimal,
     PublishRun::InsertMany,
     PublishRun::PublishMany,
     PublishRun::SendFrom(1),
@@ -64,6 +66,7 @@ async fn measure_once(env: &BenchEnv, run: PublishRun, span: Duration) -> anyhow
         PublishRun::InsertOne => ("insert.one".to_owned(), insert_one(env, span).await?),
         PublishRun::Publish => ("publish".to_owned(), publish_one(env.schema.connection().await?, span).await?),
         PublishRun::InsertMany => ("insert.many".to_owned(), MANY as f64 * insert_many(env, span).await?),
+        PublishRun::InsertMinimal => ("insert.minimal".to_owned(), MANY as f64 * insert_minimal(env, span).await?),
         PublishRun::PublishMany => ("publish.many".to_owned(), MANY as f64 * publish_together(env, span).await?),
         PublishRun::PublishFrom(senders) => (format!("publish.{senders}"), publish_from(env, senders, span).await?),
         PublishRun::SendFrom(senders) => (format!("send.{senders}"), send_from(env, senders, span).await?),
@@ -85,6 +88,16 @@ async fn insert_many(env: &BenchEnv, span: Duration) -> anyhow::Result<f64> {
     while pace.should_continue() {
         let data: Vec<String> = (0..MANY).map(|_| data()).collect();
         raw.insert_many(EVENT_TYPE, SOURCE, &data).await?;
+    }
+    Ok(pace.rate())
+}
+
+async fn insert_minimal(env: &BenchEnv, span: Duration) -> anyhow::Result<f64> {
+    let mut raw = env.schema.connection().await?;
+    let mut pace = Pace::over(span);
+    while pace.should_continue() {
+        let data: Vec<String> = (0..MANY).map(|_| data()).collect();
+        raw.insert_minimal(EVENT_TYPE, &data).await?;
     }
     Ok(pace.rate())
 }

@@ -154,7 +154,7 @@ async fn fail_over_after_cancelled_settles(meanwhile: Meanwhile, retention: &str
     let test = &replicated.test;
     test.keep_list().await;
     test.insert(BACKLOG, KEYS).await;
-    let settings = |worker: &str| test.settings().worker(&format!("{worker}\n{retention}"));
+    let settings = |worker: &str| test.settings().worker(format!("{worker}\n{retention}"));
     let mut worker = test.worker(&settings(LONG_LEASE).publisher(SLOW).write(), "worker");
     let writer = Writer::start(test.url());
     writer.wait_more(50).await;

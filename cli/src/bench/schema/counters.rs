@@ -18,6 +18,19 @@ pub(super) const NOTE_STARTS: &str = "\
         $$ BEGIN INSERT INTO bench_starts DEFAULT VALUES; RETURN NULL; END $$; \
     CREATE TRIGGER note_start AFTER INSERT ON outbox_workers FOR EACH ROW EXECUTE FUNCTION note_start()";
 
+/// Records the time of each settle that deletes events.
+pub(super) const NOTE_DELETIONS: &str = "\
+    CREATE TABLE bench_deletions (at timestamptz NOT NULL DEFAULT clock_timestamp()); \
+    CREATE FUNCTION note_deletion() RETURNS trigger LANGUAGE plpgsql AS \
+        $$ BEGIN INSERT INTO bench_deletions DEFAULT VALUES; RETURN NULL; END $$; \
+    CREATE TRIGGER note_deletion AFTER DELETE ON outbox_events FOR EACH STATEMENT EXECUTE FUNCTION note_deletion()";
+
+/// A table with the least that an outbox needs.
+pub(super) const MINIMAL_TABLE: &str = "\
+    CREATE TABLE bench_minimal (id uuid PRIMARY KEY, event_type text NOT NULL, data jsonb, status text NOT NULL DEFAULT 'pending', \
+        created_at timestamptz NOT NULL DEFAULT now(), seq bigserial); \
+    CREATE INDEX ON bench_minimal (seq) WHERE status = 'pending'";
+
 /// The server's counters.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ServerCounters {
@@ -94,6 +107,21 @@ impl BenchSchema {
         let row = self.client.query_one(question, &[]).await.context(MEASURE)?;
         let read = || Ok::<_, tokio_postgres::Error>(Drained { events: row.try_get(0)?, seconds: row.try_get(1)? });
         read().context(MEASURE)
+    }
+
+    /// The result of the last worker, which deletes: of `events`, those that are left are not done.
+    pub(crate) async fn drained_by_deleting(&self, events: u32) -> Result<Drained> {
+        let question = "SELECT $1 - (SELECT count(*) FROM outbox_events), \
+            coalesce(extract(epoch FROM max(d.at) - max(s.at)), 0)::float8 FROM bench_starts s, bench_deletions d";
+        let row = self.client.query_one(question, &[&i64::from(events)]).await.context(MEASURE)?;
+        let read = || Ok::<_, tokio_postgres::Error>(Drained { events: row.try_get(0)?, seconds: row.try_get(1)? });
+        read().context(MEASURE)
+    }
+
+    /// The server's process for this connection, which has a number on the server's machine.
+    pub(crate) async fn process(&self) -> Result<i32> {
+        let row = self.client.query_one("SELECT pg_backend_pid()", &[]).await;
+        row.and_then(|row| row.try_get(0)).context(MEASURE)
     }
 
     /// The seconds that the last worker took for this many events.

@@ -47,7 +47,9 @@ impl BenchSchema {
         settings.database.url = schema.url.clone();
         settings.database.schema = Some(schema.name.clone());
         OutboxAdmin::new(&settings)?.migrate(|_| ()).await?;
-        schema.run(counters::NOTE_STARTS).await?;
+        for statements in [counters::NOTE_STARTS, counters::NOTE_DELETIONS, counters::MINIMAL_TABLE] {
+            schema.run(statements).await?;
+        }
         Ok(schema)
     }
 

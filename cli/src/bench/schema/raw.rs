@@ -52,6 +52,21 @@ impl RawConnection {
         inserted.map(drop).context(MEASURE)
     }
 
+    /// Inserts many events into a table with the least that an outbox needs.
+    pub(crate) async fn insert_minimal(&mut self, event_type: &str, data: &[String]) -> Result<()> {
+        let ids: Vec<Uuid> = data.iter().map(|_| Uuid::now_v7()).collect();
+        let inserted = diesel::sql_query(
+            "INSERT INTO bench_minimal (id, event_type, data) \
+             SELECT n.id, n.event_type, n.data::jsonb FROM unnest($1, $2, $3) AS n(id, event_type, data)",
+        )
+        .bind::<Array<SqlUuid>, _>(ids)
+        .bind::<Array<Text>, _>(vec![event_type.to_owned(); data.len()])
+        .bind::<Array<Text>, _>(data)
+        .execute(&mut self.0)
+        .await;
+        inserted.map(drop).context(MEASURE)
+    }
+
     /// Inserts many events in one statement.
     pub(crate) async fn insert_many(&mut self, event_type: &str, source: &str, data: &[String]) -> Result<()> {
         let ids: Vec<Uuid> = data.iter().map(|_| Uuid::now_v7()).collect();

@@ -27,7 +27,10 @@ impl BenchSchema {
 
     /// Removes all events.
     pub(crate) async fn empty(&self) -> Result<()> {
-        self.run("TRUNCATE outbox_events, outbox_workers, outbox_heartbeats, bench_starts").await
+        self.run(
+            "TRUNCATE outbox_events, outbox_workers, outbox_heartbeats, bench_starts, bench_deletions, bench_minimal",
+        )
+        .await
     }
 
     /// Adds events and vacuums the table, so that no measurement pays for earlier writes.

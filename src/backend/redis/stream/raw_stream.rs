@@ -1,6 +1,7 @@
 //! A stream without sessions, used by `outbox bench`: one of its own, filled at full speed, read, and removed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisError};
@@ -89,6 +90,20 @@ impl RawStream {
             ids.extend(pairs.and_then(|pair| Uuid::parse_str(&pair[1]).ok()));
         }
         Ok(ids)
+    }
+
+    /// The processor time that the server has used; `None`: it does not tell.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn cpu(&mut self) -> Result<Option<Duration>, BackendError> {
+        let info: String =
+            redis::cmd("INFO").arg("cpu").query_async(&mut self.connection).await.map_err(unavailable)?;
+        let seconds = |name: &str| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            Duration::try_from_secs_f64(line?.trim().parse().ok()?).ok()
+        };
+        Ok(seconds("used_cpu_user").zip(seconds("used_cpu_sys")).map(|(user, system)| user + system))
     }
 
     /// Adds the entries of these events in one pipeline.
