@@ -57,6 +57,7 @@ pub(crate) fn fetched(shard: i16, scheduled_at: i64, key: &str) -> FetchedRow {
         retry_count: 0,
         max_retries: 3,
         updated_at: 0,
+        version: None,
         event: Ok(Arc::new(event)),
     }
 }

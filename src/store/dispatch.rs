@@ -1,6 +1,7 @@
 //! The role of a store in delivery: fetches and settles.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,6 +81,8 @@ pub(crate) struct FetchedRow {
     pub(crate) max_retries: i32,
     /// In the database's own microseconds.
     pub(crate) updated_at: i64,
+    /// The transaction that wrote this version of the row; `None`: the database does not tell.
+    pub(crate) version: Option<TransactionId>,
     /// The event, or why the row is not a valid event.
     pub(crate) event: std::result::Result<Arc<OutboxEvent>, String>,
 }
@@ -119,6 +122,35 @@ pub(crate) struct PredecessorQuery {
     pub(crate) before: Position,
     /// Events to skip: those in flight.
     pub(crate) except: Vec<Uuid>,
+}
+
+/// A transaction of PostgreSQL, by its number, which wraps around.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TransactionId(pub(crate) u32);
+
+impl TransactionId {
+    /// Whether it has its number from before the other; not certain for numbers more than two billion apart.
+    pub(crate) fn is_before(self, other: Self) -> bool {
+        self.0.wrapping_sub(other.0) > u32::MAX / 2
+    }
+}
+
+/// The answer to [`PredecessorQuery`]s, from one snapshot.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Blockers {
+    /// The first unsettled event before each event, by key.
+    pub(crate) found: HashMap<String, Blocker>,
+    /// Whatever earlier transactions have written, the snapshot shows. `None`: the database does not tell.
+    pub(crate) shows_before: Option<TransactionId>,
+}
+
+/// The blockers by key.
+impl Deref for Blockers {
+    type Target = HashMap<String, Blocker>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.found
+    }
 }
 
 /// The first unsettled event before the one in a query.
@@ -190,12 +222,7 @@ pub(crate) trait DispatchStore: Send + Sync {
     async fn fetch(&self, request: &FetchRequest) -> Result<FetchResult>;
 
     /// For each query, the first unsettled event before it (pending, retry, and failed if `failed_blocks`).
-    async fn blockers(
-        &self,
-        lane: &str,
-        failed_blocks: bool,
-        questions: &[PredecessorQuery],
-    ) -> Result<HashMap<String, Blocker>>;
+    async fn blockers(&self, lane: &str, failed_blocks: bool, questions: &[PredecessorQuery]) -> Result<Blockers>;
 
     /// Marks those of the sent (id, seq) that an operator failed meanwhile as accepted by the backend. They stay failed, and
     /// a retry does not send them again.

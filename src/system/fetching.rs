@@ -63,12 +63,33 @@ async fn try_fetch(
         }
         result => result?,
     };
+    fetch.note_read_to(read_to(request, &result));
     let unfinished_keys = unfinished_keys(request, &result);
     let holds = context.settings.holds_on_failure(in_flight.lane());
     let blockers = find_blockers(&*context.store, in_flight, &mut fetch, &result.rows, holds, holds).await?;
     let is_empty = |key: &String| !result.cut_short && result.rows.iter().all(|row| row.partition_key != *key);
     let empty_keys = request.keys.iter().map(|start| start.key.clone()).filter(is_empty).collect();
     Ok(Fetched { result, blockers, unfinished_keys, empty_keys, fetch })
+}
+
+/// The position up to which the open range of each shard was read.
+fn read_to(request: &FetchRequest, result: &FetchResult) -> HashMap<i16, Position> {
+    const END: Position = Position { scheduled_at: i64::MAX, seq: i64::MAX };
+    let open: HashMap<i16, &Range> =
+        request.ranges.iter().filter(|range| range.to.is_none()).map(|range| (range.shard, range)).collect();
+    let mut read: HashMap<i16, (i64, Position)> = HashMap::new();
+    for row in result.rows.iter().filter(|row| row.in_range) {
+        if open.get(&row.shard).is_some_and(|range| row.position > range.from) {
+            let (count, last) = read.entry(row.shard).or_insert((0, row.position));
+            (*count, *last) = (*count + 1, row.position.max(*last));
+        }
+    }
+    let reached = |(shard, range): (i16, &Range)| {
+        let (count, last) = read.get(&shard).copied().unzip();
+        let is_whole = !result.cut_short && count.unwrap_or(0) < range.limit;
+        Some((shard, if is_whole { END } else { last? }))
+    };
+    open.into_iter().filter_map(reached).collect()
 }
 
 fn unfinished_keys(request: &FetchRequest, result: &FetchResult) -> Vec<(String, bool)> {

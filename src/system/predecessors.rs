@@ -30,7 +30,7 @@ pub(super) async fn find_blockers(
         Err(error) if is_late(error) => fetch.note_no_answer(BootInstant::now()),
         Err(_) => in_flight.forget_cleared(),
     }
-    answer
+    answer.map(|answer| answer.found)
 }
 
 /// Whether a statement may have taken too long. A server with a time limit of its own reports that as a failed query.

@@ -66,6 +66,7 @@ mod statement;
 mod testing;
 mod tls;
 mod trigger;
+mod xid;
 
 pub(crate) use connect::Target;
 #[cfg(feature = "tokio-postgres")]

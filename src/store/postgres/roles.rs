@@ -18,7 +18,7 @@ use crate::publish::{InsertResult, NewEvent};
 use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
     Acceptance, Action, AdminStore, Announcement, ApplicationKind, ApplicationTarget, AuditEntry, AuditNote, AuditRow,
-    BackendPause, Backlog, Blocker, Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore,
+    BackendPause, Backlog, Blockers, Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore,
     EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow,
     HandledDelivery, HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore, MaintenanceStore, NewPause,
     NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery,
@@ -94,12 +94,7 @@ impl DispatchStore for PostgresStore {
         fetch::fetch(self, request).await
     }
 
-    async fn blockers(
-        &self,
-        lane: &str,
-        failed_blocks: bool,
-        questions: &[PredecessorQuery],
-    ) -> Result<HashMap<String, Blocker>> {
+    async fn blockers(&self, lane: &str, failed_blocks: bool, questions: &[PredecessorQuery]) -> Result<Blockers> {
         fetch::blockers(self, lane, failed_blocks, questions).await
     }
 

@@ -8,6 +8,7 @@ use diesel::data_types::PgTimestamp;
 use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use uuid::Uuid;
 
+use super::xid::{RawXid, Xid};
 use crate::event::{JsonText, OutboxEvent};
 use crate::store::Position;
 use crate::store::columns::with_columns;
@@ -157,12 +158,14 @@ macro_rules! make_row {
         /// long text (`1e131071`), so its length is known only once it is made. In a query with a LIMIT or an OFFSET it is made
         /// once for each row. An empty object, which most rows have, has at most 8 bytes (only an empty array is as small) and
         /// becomes NULL.
-        pub(super) const TEXTS: &str = listed!(with_texts; $($name: $kind),+);
+        ///
+        /// `version` is the transaction that wrote the row.
+        pub(super) const TEXTS: &str = concat!("e.xmin AS version", $(", ", with_texts!($kind $name)),+);
 
         /// The columns of [`DeliveredRow`], from a [`sized`] query of [`TEXTS`] named `e` with [`FITS`]; of an event that is too
         /// large only those that identify it.
         pub(super) const DELIVERED: &str =
-            concat!("CASE WHEN NOT b.fits THEN e.size END", $(", ", if_it_fits!($kind $name)),+);
+            concat!("CASE WHEN NOT b.fits THEN e.size END, e.version", $(", ", if_it_fits!($kind $name)),+);
 
         /// The types of [`COLUMNS`].
         pub(crate) type SqlTypes = ($(sql_type!($kind)),+);
@@ -196,13 +199,14 @@ pub(super) fn sized(query: &str) -> String {
 pub(super) const FITS: &str = "CROSS JOIN LATERAL (SELECT e.size <= ? AS fits) b";
 
 /// The types of [`DELIVERED`].
-pub(super) type DeliveredTypes = (Nullable<BigInt>, SqlTypes);
+pub(super) type DeliveredTypes = (Nullable<BigInt>, Xid, SqlTypes);
 
 /// A row that was read for a delivery.
 #[derive(Queryable)]
 pub(super) struct DeliveredRow {
     /// The event's size, if it is too large.
     oversize: Option<i64>,
+    pub(super) version: RawXid,
     pub(super) row: Row,
 }
 

@@ -116,6 +116,7 @@ fn to_fetched(row: Row) -> FetchedRow {
         retry_count: row.retry_count(),
         max_retries: row.max_retries(),
         updated_at: row.updated_at(),
+        version: None,
         event: row.decode().map(Arc::new),
     }
 }

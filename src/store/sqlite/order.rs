@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::clock::read_now;
 use super::uuid_of;
-use crate::store::{Blocker, LaneName, Position, PredecessorQuery};
+use crate::store::{Blocker, Blockers, LaneName, Position, PredecessorQuery};
 
 const UNSETTLED: &str = "outbox_events INDEXED BY outbox_events_keys
      WHERE status IN ('pending', 'retry') AND partition_key <> '' AND seq IS NOT NULL";
@@ -23,7 +23,7 @@ pub(super) fn find_blockers(
     lane: &str,
     failed_blocks: bool,
     questions: &[PredecessorQuery],
-) -> QueryResult<HashMap<String, Blocker>> {
+) -> QueryResult<Blockers> {
     connection.transaction(|connection| {
         let now = read_now(connection)?;
         let mut blockers = HashMap::new();
@@ -33,7 +33,7 @@ pub(super) fn find_blockers(
             let first = unsettled.into_iter().chain(failed).min_by_key(|blocker| blocker.position);
             blockers.extend(first.map(|blocker| (question.key.clone(), blocker)));
         }
-        Ok(blockers)
+        Ok(Blockers { found: blockers, shows_before: None })
     })
 }
 

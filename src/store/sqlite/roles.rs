@@ -25,7 +25,7 @@ use crate::store::inbox::missing;
 use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
     Acceptance, Action, AdminStore, Announcement, ApplicationKind, ApplicationTarget, AuditEntry, AuditNote, AuditRow,
-    BackendPause, Backlog, Blocker, Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore,
+    BackendPause, Backlog, Blockers, Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore,
     EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow,
     HandledDelivery, HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore, MaintenanceStore, NewPause,
     NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery,
@@ -118,12 +118,7 @@ impl DispatchStore for SqliteStore {
         self.reader.run("fetch due events", move |connection| fetch::fetch_due(connection, &request)).await
     }
 
-    async fn blockers(
-        &self,
-        lane: &str,
-        failed_blocks: bool,
-        questions: &[PredecessorQuery],
-    ) -> Result<HashMap<String, Blocker>> {
+    async fn blockers(&self, lane: &str, failed_blocks: bool, questions: &[PredecessorQuery]) -> Result<Blockers> {
         let (lane, questions) = (lane.to_owned(), questions.to_vec());
         self.reader
             .run("find blockers", move |connection| order::find_blockers(connection, &lane, failed_blocks, &questions))

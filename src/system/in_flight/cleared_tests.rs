@@ -4,7 +4,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::fixtures;
-use crate::store::{Blocker, FetchedRow, PredecessorQuery};
+use crate::store::{Blocker, Blockers, FetchedRow, PredecessorQuery};
 use crate::system::credit::{Credit, CreditPermit};
 
 const SHARD: i16 = 3;
@@ -44,7 +44,10 @@ impl Asking {
         let questions = fetch.questions(rows, self.now, true);
         self.now = self.now.after(took);
         match answer {
-            Some(blockers) => fetch.note_answer(blockers, self.now),
+            Some(blockers) => {
+                let answer = Blockers { found: blockers.clone(), shows_before: None };
+                fetch.note_answer(&answer, self.now);
+            }
             None => fetch.note_no_answer(self.now),
         }
         (fetch, questions)

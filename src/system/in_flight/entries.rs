@@ -7,6 +7,7 @@ use foldhash::fast::RandomState;
 use uuid::Uuid;
 
 use super::cleared::ClearedKeys;
+use super::free::FreeKeys;
 use super::{DeliveryState, SessionId};
 use crate::clock::BootInstant;
 use crate::store::{FetchedRow, Position};
@@ -113,11 +114,17 @@ pub(super) struct Inner {
     /// Blocked keys with very many events: most sweeps leave them out.
     pub(super) heavy_keys: BTreeMap<String, HeavyKey>,
     pub(super) cleared: ClearedKeys,
+    pub(super) free: FreeKeys,
     /// How many of the events are unwritable.
     pub(super) unwritable: usize,
 }
 
 impl Inner {
+    pub(super) fn close(&mut self, shard: i16) {
+        self.open.remove(&shard);
+        self.free.forget();
+    }
+
     pub(super) fn insert(&mut self, id: Uuid, entry: InFlightEntry) {
         if let Some(key) = &entry.key {
             self.by_key.entry(Arc::clone(key)).or_default().push(id);

@@ -1,6 +1,6 @@
 //! The events that one fetch may admit: rules R1 to R3.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -9,7 +9,7 @@ use super::entries::{InFlightEntry, Inner};
 use super::{DeliveryState, InFlight, SessionId};
 use crate::clock::BootInstant;
 use crate::fault_injection::{self, ProtocolRule};
-use crate::store::{Blocker, FetchedRow, Position, PredecessorQuery};
+use crate::store::{Blocker, Blockers, FetchedRow, Position, PredecessorQuery};
 use crate::system::credit::CreditPermit;
 use crate::system::delivery::Delivery;
 
@@ -39,6 +39,12 @@ pub(crate) struct Fetch {
     /// The range that was queried for each key.
     pub(super) asked: HashMap<String, AskedRange>,
     pub(super) asked_at: BootInstant,
+    /// The position up to which the open range of each shard was read.
+    pub(super) read_to: HashMap<i16, Position>,
+    /// Keys that needed no query.
+    pub(super) free: HashSet<String>,
+    /// How often keys had ceased to count as free when the fetch began.
+    pub(super) forgotten: u64,
 }
 
 /// The part of a key's order that was queried.
@@ -50,6 +56,8 @@ pub(super) struct AskedRange {
     pub(super) last: Position,
     /// Everything before this position was counted; if nothing was found, nothing is there.
     pub(super) clear: Position,
+    /// Whether it was the whole key, as far as its shard has been read.
+    pub(super) is_whole: bool,
 }
 
 impl AskedRange {
@@ -68,7 +76,12 @@ impl Drop for Fetch {
 }
 
 impl Fetch {
-    /// The query for each key of the rows: does anything precede its last row?
+    /// Notes the position up to which the open range of each shard was read: there the cursor will be.
+    pub(crate) fn note_read_to(&mut self, read_to: HashMap<i16, Position>) {
+        self.read_to = read_to;
+    }
+
+    /// The query for each key of the rows: does anything precede its last row? None for a key that was free a moment ago.
     ///
     /// For a key whose dead rows take long to scan, it covers only what is not known to be clear, and only a part of that if
     /// queries may be divided (`in_parts`).
@@ -76,7 +89,13 @@ impl Fetch {
         let inner = self.in_flight.lock();
         let on_its_way = |id: &Uuid| inner.events.get(id).is_some_and(|entry| !entry.blocks());
         let mut questions: HashMap<&str, PredecessorQuery> = HashMap::new();
-        for row in rows.iter().filter(|row| !row.partition_key.is_empty() && !inner.events.contains_key(&row.id)) {
+        let mut ends: HashMap<&str, Position> = HashMap::new();
+        let is_new = |row: &&FetchedRow| !row.partition_key.is_empty() && !inner.events.contains_key(&row.id);
+        self.free = rows.iter().filter(is_new).map(|row| row.partition_key.clone()).collect();
+        for row in rows.iter().filter(is_new).filter(|row| !in_parts || !inner.free.has(row, now)) {
+            self.free.remove(&row.partition_key);
+        }
+        for row in rows.iter().filter(is_new).filter(|row| !self.free.contains(&row.partition_key)) {
             let question = questions.entry(&row.partition_key).or_insert_with(|| PredecessorQuery {
                 key: row.partition_key.clone(),
                 from: row.position,
@@ -89,6 +108,7 @@ impl Fetch {
             question.from = question.from.min(row.position);
             question.before = question.before.max(row.position);
             question.except.push(row.id);
+            ends.extend(self.read_to.get(&row.shard).map(|end| (row.partition_key.as_str(), *end)));
         }
         self.asked.clear();
         for question in questions.values_mut() {
@@ -98,8 +118,11 @@ impl Fetch {
                 true => inner.cleared.range(&question.key, question.before, now),
                 false => (inner.cleared.place(&question.key), question.before),
             };
-            self.asked
-                .insert(question.key.clone(), AskedRange { from, to, last: question.before, clear: clear.min(to) });
+            let read_to = ends.get(question.key.as_str()).copied().filter(|_| to == question.before);
+            let (to, clear) = (read_to.map_or(to, |end| end.max(to)), clear.min(to));
+            let is_whole = from == Position::START && read_to.is_some();
+            let asked = AskedRange { from, to, last: question.before, clear, is_whole };
+            self.asked.insert(question.key.clone(), asked);
             (question.from, question.before) = (from, to);
         }
         self.asked_at = now;
@@ -107,8 +130,14 @@ impl Fetch {
     }
 
     /// Notes the result of the queries.
-    pub(crate) fn note_answer(&self, blockers: &HashMap<String, Blocker>, now: BootInstant) {
-        self.in_flight.lock().cleared.note(&self.asked, blockers, now.since(self.asked_at), now);
+    pub(crate) fn note_answer(&self, blockers: &Blockers, now: BootInstant) {
+        let mut inner = self.in_flight.lock();
+        inner.cleared.note(&self.asked, blockers, now.since(self.asked_at), now);
+        if let Some(shows_before) = blockers.shows_before {
+            let is_free = |(key, asked): &(&String, &AskedRange)| asked.is_whole && !blockers.contains_key(*key);
+            let free = self.asked.iter().filter(is_free).map(|(key, _)| key.clone());
+            inner.free.note(free, shows_before, self.forgotten, self.asked_at);
+        }
     }
 
     /// Notes that the queries exceeded the time limit.
@@ -141,12 +170,14 @@ impl Fetch {
         for row in rows {
             let Some(session) = self.still_open(&inner, row.shard) else {
                 inner.rewind(row.shard, row.position);
+                inner.free.forget_key(&row.partition_key);
                 continue;
             };
             if inner.events.contains_key(&row.id) {
                 continue;
             }
             if self.waits(&mut inner, &row, session, blockers) {
+                inner.free.forget_key(&row.partition_key);
                 match waiting.get_mut(&row.partition_key) {
                     Some((_, rows)) => *rows += 1,
                     None => drop(waiting.insert(row.partition_key, (row.shard, 1))),
@@ -188,9 +219,12 @@ impl Fetch {
             return false;
         }
         let blocker = blockers.get(key).filter(|blocker| blocker.position < row.position);
+        let asked = self.asked.get(key).filter(|asked| row.position <= asked.last);
         // In flight when the query was made, and released since, which causes a reread.
-        let Some(asked) = self.asked.get(key).filter(|asked| row.position <= asked.last) else { return true };
-        if asked.to < row.position && blocker.is_none() {
+        if asked.is_none() && !self.free.contains(key) {
+            return true;
+        }
+        if asked.is_some_and(|asked| asked.to < row.position) && blocker.is_none() {
             // The rest is queried with the next fetch. A retry comes due again by itself.
             if !row.retry {
                 inner.rewind(row.shard, row.position);

@@ -8,12 +8,15 @@ mod cleared;
 mod cleared_tests;
 mod entries;
 mod fetch;
+mod free;
+#[cfg(test)]
+mod free_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 pub(super) mod unsent_tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
@@ -74,14 +77,17 @@ impl InFlight {
         inner.sessions += 1;
         let number = inner.sessions;
         inner.open.insert(shard, SessionId { epoch, number });
+        inner.free.forget();
     }
 
     pub(crate) fn close(&self, shard: i16) {
-        self.lock().open.remove(&shard);
+        self.lock().close(shard);
     }
 
     pub(crate) fn close_all(&self) {
-        self.lock().open.clear();
+        let mut inner = self.lock();
+        inner.open.clear();
+        inner.free.forget();
     }
 
     pub(crate) fn session(&self, shard: i16) -> Option<SessionId> {
@@ -116,6 +122,9 @@ impl InFlight {
             open: inner.open.clone(),
             asked: HashMap::new(),
             asked_at: BootInstant::now(),
+            read_to: HashMap::new(),
+            free: HashSet::new(),
+            forgotten: inner.free.forgotten(),
         }
     }
 
@@ -141,7 +150,9 @@ impl InFlight {
 
     /// Has a shard read again from a position, where an event was moved to.
     pub(crate) fn read_from(&self, shard: i16, position: Position) {
-        self.lock().rewind(shard, position);
+        let mut inner = self.lock();
+        inner.rewind(shard, position);
+        inner.free.forget();
     }
 
     /// Positions to read from again, because events behind the cursor were released unsent.
@@ -196,7 +207,9 @@ impl InFlight {
 
     /// Forgets which keys are clear: the database may be another server from now on.
     pub(crate) fn forget_cleared(&self) {
-        self.lock().cleared = ClearedKeys::default();
+        let mut inner = self.lock();
+        inner.cleared = ClearedKeys::default();
+        inner.free.forget();
     }
 
     // R3.
@@ -242,6 +255,7 @@ impl InFlight {
         let mut inner = self.lock();
         let of_shard = |entry: &InFlightEntry| entry.shard == shard && entry.unwritable.is_some();
         let ids: Vec<Uuid> = inner.events.iter().filter(|(_, entry)| of_shard(entry)).map(|(id, _)| *id).collect();
+        inner.free.forget();
         for id in ids {
             inner.remove(id);
         }
@@ -254,8 +268,13 @@ impl InFlight {
     // Delivery states.
 
     pub(super) fn set_state(&self, id: Uuid, state: DeliveryState) {
-        if let Some(entry) = self.lock().events.get_mut(&id) {
-            entry.state = state;
+        let mut inner = self.lock();
+        let Some(entry) = inner.events.get_mut(&id) else { return };
+        entry.state = state;
+        if state == DeliveryState::Rejected
+            && let Some(key) = entry.key.clone()
+        {
+            inner.free.forget_key(&key);
         }
     }
 
@@ -270,6 +289,7 @@ impl InFlight {
         inner.unwritable -= usize::from(was_unwritable);
         if let Some(key) = key {
             if blocks {
+                inner.free.forget_key(&key);
                 inner.note_blocked_key(&key, shard);
                 inner.block_followers(&key, position);
             } else if inner.blocked_keys.contains_key(&*key) {
@@ -286,12 +306,15 @@ impl InFlight {
         let mut inner = self.lock();
         let Some(entry) = inner.remove(id) else { return };
         inner.rewind(entry.shard, entry.position);
+        if let Some(key) = &entry.key {
+            inner.free.forget_key(key);
+        }
         let is_behind_a_refused = |key| entry.blocked || inner.is_blocked(key, entry.position);
         // A rejection that was not recorded: another owner may have sent it since, and only the journal shows that.
         let is_in_doubt = close || matches!(entry.state, DeliveryState::Accepted | DeliveryState::Rejected);
         // Events queued behind it, or being read because it was in flight, must not overtake it.
         if is_in_doubt || entry.key.as_deref().is_some_and(|key| !is_behind_a_refused(key)) {
-            inner.open.remove(&entry.shard);
+            inner.close(entry.shard);
         } else if let Some(key) = &entry.key {
             // Events behind rejected ones stay blocked until those have failed finally; from then on they wait for this one.
             inner.block_followers(key, entry.position);

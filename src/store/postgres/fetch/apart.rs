@@ -96,7 +96,19 @@ fn without_event(row: BareRow, in_range: bool) -> FetchedRow {
         row;
     let partition_key = String::from_utf8_lossy(&key).into_owned();
     let (position, event) = (Position { scheduled_at, seq }, Err(String::new()));
-    FetchedRow { shard, position, id, partition_key, retry, in_range, retry_count, max_retries, updated_at, event }
+    FetchedRow {
+        shard,
+        position,
+        id,
+        partition_key,
+        retry,
+        in_range,
+        retry_count,
+        max_retries,
+        updated_at,
+        version: None,
+        event,
+    }
 }
 
 struct Apart<'a> {

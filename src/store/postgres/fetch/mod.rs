@@ -20,7 +20,9 @@ use super::statement::{Statement, Value, on_a_primary};
 use super::{PostgresStore, Result};
 use crate::error::StoreError;
 use crate::store::LaneName;
-use crate::store::{Blocker, FetchRequest, FetchResult, FetchedRow, Position, PredecessorQuery};
+use crate::store::{
+    Blocker, Blockers, FetchRequest, FetchResult, FetchedRow, Position, PredecessorQuery, TransactionId,
+};
 
 /// A row with its shard.
 type Placed = (SmallInt, DeliveredTypes);
@@ -273,7 +275,7 @@ pub(super) async fn blockers(
     lane: &str,
     failed_blocks: bool,
     questions: &[PredecessorQuery],
-) -> Result<HashMap<String, Blocker>> {
+) -> Result<Blockers> {
     let (from_at, from_seq) = split(questions.iter().map(|question| question.from));
     let (at, seq) = split(questions.iter().map(|question| question.before));
     let except: Vec<Uuid> = questions.iter().flat_map(|question| question.except.iter().copied()).collect();
@@ -296,14 +298,20 @@ pub(super) async fn blockers(
     let rows =
         store.read("find blockers", |conn| query.load::<(String, Uuid, PgTimestamp, i64, bool)>(conn).boxed()).await?;
     let mut found: HashMap<String, Blocker> = HashMap::with_capacity(rows.len());
+    let mut shows_before = None;
     for (key, id, PgTimestamp(scheduled_at), seq, due) in rows {
+        if key.is_empty() {
+            // The number's lower half, which rows have.
+            shows_before = Some(TransactionId((seq & i64::from(u32::MAX)) as u32));
+            continue;
+        }
         let blocker = Blocker { id, position: Position { scheduled_at, seq }, due };
         let first = found.entry(key).or_insert_with(|| blocker.clone());
         if blocker.position < first.position {
             *first = blocker;
         }
     }
-    Ok(found)
+    Ok(Blockers { found, shows_before })
 }
 
 macro_rules! first_before {
@@ -329,7 +337,10 @@ const BLOCKERS: &str = concat!(
     " ORDER BY e.scheduled_at, e.seq LIMIT 1) UNION ALL ",
     first_before!("e.status = 'failed' AND e.retry_at IS NULL", "false"),
     " AND ? ORDER BY e.scheduled_at, e.seq LIMIT 1)) b WHERE ",
-    on_a_primary!()
+    on_a_primary!(),
+    // Under the empty key, which no query is about.
+    " UNION ALL SELECT '', '00000000-0000-0000-0000-000000000000'::uuid, '-infinity'::timestamptz, \
+        pg_snapshot_xmin(pg_current_snapshot())::text::bigint, false"
 );
 
 /// Those of the sent rows that are not recorded as published.
@@ -436,6 +447,7 @@ fn read((shard, delivered): PlacedRow, lane: &str, max_event_bytes: usize) -> Fe
         retry_count: delivered.row.retry_count,
         max_retries: delivered.row.max_retries,
         updated_at: delivered.row.updated_at.0,
+        version: Some(delivered.version.0),
         event: delivered.decode(lane, max_event_bytes),
     }
 }
