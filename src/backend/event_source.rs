@@ -1,7 +1,7 @@
 //! What a consumer reads events from. The entries of a source are *pending* from when they are read until they are
 //! acknowledged; those of a consumer that died can be claimed by another one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -129,6 +129,17 @@ pub(crate) struct Backlog {
 #[error("{0}")]
 pub(crate) struct SourceUnavailable(pub(crate) String);
 
+/// The streams that refused a call, with the reasons. What the call asked of the others is done.
+pub(crate) type Refusals = BTreeMap<usize, SourceUnavailable>;
+
+/// The outcome of renewals.
+#[derive(Debug, Default)]
+pub(crate) struct Renewed {
+    /// Entries that are not this consumer's any more.
+    pub(crate) lost: Vec<EntryRef>,
+    pub(crate) refused: Refusals,
+}
+
 /// The streams of a consumer. After an error it is not known whether the call had an effect; each can be repeated.
 #[async_trait]
 pub(crate) trait EventSource: Send + Sync + 'static {
@@ -139,10 +150,10 @@ pub(crate) trait EventSource: Send + Sync + 'static {
     async fn claim(&self, most: usize) -> Result<Vec<Received>, SourceUnavailable>;
 
     /// Records that entries are done.
-    async fn acknowledge(&self, entries: &[EntryRef]) -> Result<(), SourceUnavailable>;
+    async fn acknowledge(&self, entries: &[EntryRef]) -> Result<Refusals, SourceUnavailable>;
 
-    /// Renews entries that are still this consumer's; returns the others.
-    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<EntryRef>, SourceUnavailable>;
+    /// Renews entries that are still this consumer's.
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Renewed, SourceUnavailable>;
 
     /// Moves an entry to the dead letters and acknowledges it, unless it is not this consumer's any more: then `false`.
     async fn set_aside(&self, letter: &DeadLetter) -> Result<bool, SourceUnavailable>;

@@ -2,9 +2,10 @@
 //!
 //! One consumer is a set of tasks around a [`source`](crate::backend::event_source): one reads entries, as many as there is
 //! room for ([`held`]); the [`dispatcher`] delivers them ([`delivery`]), those of a key one after the other; one acknowledges
-//! what is handled, and one renews what is handled for long ([`tasks`]); two more read partitions and keep their leases
+//! what is handled ([`acknowledging`]), and one renews what is handled for long ([`tasks`]); two more read partitions and keep their leases
 //! ([`partitions`]). [`starting`] starts them, and again after a panic.
 
+mod acknowledging;
 mod builder;
 mod context;
 mod dead_letters;

@@ -14,6 +14,10 @@ const NO_MEMORY: &str = "OOM";
 /// The code of a command for a key of another type.
 const WRONG_TYPE: &str = "WRONGTYPE";
 
+/// The code of a command that the user has no right to, or not for this key.
+#[cfg(feature = "consumer")]
+const NO_RIGHT: &str = "NOPERM";
+
 /// The code of a script for keys in several slots of a Redis Cluster, and what to do.
 const OTHER_SLOT: &str = "CROSSSLOT";
 const SAME_SLOT: &str =
@@ -49,6 +53,12 @@ pub(super) fn is_missing_group(error: &RedisError) -> bool {
 #[cfg(feature = "consumer")]
 pub(super) fn is_existing_group(error: &RedisError) -> bool {
     error.code() == Some("BUSYGROUP")
+}
+
+/// Whether a command is refused for its key: the same command for another key may succeed.
+#[cfg(feature = "consumer")]
+pub(super) fn is_refused_for_its_key(error: &RedisError) -> bool {
+    matches!(whole_code(error).as_deref(), Some(WRONG_TYPE | NO_RIGHT))
 }
 
 /// The code of an error, also of a command in a script.

@@ -26,7 +26,7 @@ impl RedisSource {
         fields.iter().for_each(|(name, value)| _ = request.arg(name.as_ref()).arg(value.as_ref()));
         ADDED.iter().zip(added).for_each(|(name, value)| _ = request.arg(name).arg(value));
         let moved: u8 = self.call(&SET_ASIDE, &request).await?;
-        self.forget_trimmed(&[letter.entry]);
+        self.forget_trimmed([letter.entry]);
         Ok(moved == 1)
     }
 

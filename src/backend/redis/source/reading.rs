@@ -12,7 +12,7 @@ impl RedisSource {
     /// Entries whose reply is lost stay pending for this consumer, and are claimed like those of others.
     pub(super) async fn read_new(&self, most: usize) -> Result<Vec<Received>> {
         self.prepare(&self.reading).await?;
-        let streams = self.streams.shared();
+        let streams = self.awake(self.streams.shared()).await?;
         if streams.is_empty() {
             tokio::time::sleep(self.patience).await;
             return Ok(Vec::new());
@@ -24,7 +24,15 @@ impl RedisSource {
         request.arg("STREAMS");
         streams.iter().for_each(|(_, stream)| _ = request.arg(&stream.name));
         streams.iter().for_each(|_| _ = request.arg(">"));
-        let read: Value = self.reading.query(&request).await.map_err(|error| self.explain(&error))?;
+        let read: Value = match self.reading.query(&request).await {
+            Ok(read) => read,
+            Err(error) => {
+                if error.is_refused_for_its_key() {
+                    self.find_refusing(streams.iter().cloned()).await?;
+                }
+                return Err(self.explain(&error));
+            }
+        };
         let read = entries::by_stream(read).map_err(SourceUnavailable)?;
         let number_of = |name: &str| streams.iter().find(|(_, stream)| stream.name == name).map(|(number, _)| *number);
         let read = read.into_iter().filter_map(|(name, read)| Some(entries::new(number_of(&name)?, &name, read)));

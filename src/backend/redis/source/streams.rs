@@ -145,11 +145,11 @@ impl RedisSource {
     /// Looks up the streams, and creates the group where it is missing.
     pub(super) async fn prepare(&self, link: &Link) -> Result<()> {
         self.look_up(link).await?;
-        for (_, stream) in self.streams.all() {
+        for (number, stream) in self.streams.all() {
             // Only consumers of the group know of its retried letters.
             let may_create = self.streams.may_create || stream.is_retry;
-            if may_create && !stream.has_group.load(Ordering::Relaxed) {
-                self.create_group(link, &stream).await?;
+            if may_create && !stream.has_group.load(Ordering::Relaxed) && !self.resting.is_resting(number) {
+                self.create_group(link, number, &stream).await?;
             }
         }
         Ok(())
@@ -160,7 +160,7 @@ impl RedisSource {
         self.look_up(&self.control).await
     }
 
-    async fn create_group(&self, link: &Link, stream: &SourceStream) -> Result<()> {
+    async fn create_group(&self, link: &Link, number: usize, stream: &SourceStream) -> Result<()> {
         let had_group = stream.had_group.load(Ordering::Relaxed);
         let start = if had_group || stream.begins_at_first { StartAt::First } else { self.streams.start };
         let mut create = redis::cmd("XGROUP");
@@ -174,7 +174,7 @@ impl RedisSource {
             ),
             Ok(()) => tracing::info!(stream = stream.name, group = self.group, "group created"),
             Err(error) if error.is_existing_group() => {}
-            Err(error) => return Err(SourceUnavailable(error.reason())),
+            Err(error) => return self.refusal(number, &error).map(drop),
         }
         stream.has_group.store(true, Ordering::Relaxed);
         stream.had_group.store(true, Ordering::Relaxed);
