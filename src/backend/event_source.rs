@@ -104,6 +104,8 @@ pub(crate) struct StoredLetter {
     pub(crate) consumer: String,
     pub(crate) deliveries: u32,
     pub(crate) reason: String,
+    /// The names of the entry's own fields, for operators.
+    pub(crate) fields: Vec<String>,
     /// The event, or why the entry was none.
     pub(crate) event: Result<Arc<OutboxEvent>, String>,
 }
@@ -132,6 +134,14 @@ pub(crate) struct SourceUnavailable(pub(crate) String);
 /// The streams that refused a call, with the reasons. What the call asked of the others is done.
 pub(crate) type Refusals = BTreeMap<usize, SourceUnavailable>;
 
+/// Entries that were left by other consumers.
+#[derive(Debug, Default)]
+pub(crate) struct Claimed {
+    pub(crate) entries: Vec<Received>,
+    /// There may be more of them: also if these are none, because what was left was trimmed.
+    pub(crate) may_be_more: bool,
+}
+
 /// The outcome of renewals.
 #[derive(Debug, Default)]
 pub(crate) struct Renewed {
@@ -147,7 +157,7 @@ pub(crate) trait EventSource: Send + Sync + 'static {
     async fn read(&self, most: usize) -> Result<Vec<Received>, SourceUnavailable>;
 
     /// Takes entries that were left, oldest first.
-    async fn claim(&self, most: usize) -> Result<Vec<Received>, SourceUnavailable>;
+    async fn claim(&self, most: usize) -> Result<Claimed, SourceUnavailable>;
 
     /// Records that entries are done.
     async fn acknowledge(&self, entries: &[EntryRef]) -> Result<Refusals, SourceUnavailable>;

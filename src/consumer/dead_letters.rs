@@ -50,6 +50,8 @@ pub struct LetterFacts {
     pub event_type: String,
     /// The CloudEvent's source.
     pub source: String,
+    /// The names of the entry's own fields. What is not valid UTF-8 in a name is replaced, and the name is marked.
+    pub fields: Vec<String>,
     /// The event in JSON.
     #[serde(skip)]
     pub cloud_event: Option<String>,
@@ -191,7 +193,7 @@ impl DeadLetters {
 }
 
 fn facts(letter: StoredLetter) -> LetterFacts {
-    let StoredLetter { dead, id, stream, entry, consumer, deliveries, reason, event } = letter;
+    let StoredLetter { dead, id, stream, entry, consumer, deliveries, reason, fields, event } = letter;
     let event = event.ok();
     let text = |of: fn(&crate::event::OutboxEvent) -> String| event.as_deref().map(of).unwrap_or_default();
     let millis = i64::try_from(id.millis).unwrap_or(i64::MAX);
@@ -206,6 +208,7 @@ fn facts(letter: StoredLetter) -> LetterFacts {
         event_id: text(|event| event.cloud_event_id()),
         event_type: text(|event| event.event_type.clone()),
         source: text(|event| event.source.clone()),
+        fields,
         cloud_event: event.map(|event| event.to_cloud_event_json()),
     }
 }

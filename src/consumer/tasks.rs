@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::context::{Call, ConsumerContext};
-use crate::backend::event_source::Received;
+use crate::backend::event_source::{Claimed, Received};
 use crate::backoff::pause_after;
 use crate::clock::BootInstant;
 use crate::fault_injection::{self, ProtocolRule};
@@ -26,9 +26,13 @@ pub(super) async fn read(context: Arc<ConsumerContext>, entries: mpsc::Sender<Ve
             continue;
         }
         let claims = asked >= next_claim;
-        let read = if claims { context.source.claim(room).await } else { context.source.read(room).await };
+        let read = if claims {
+            context.source.claim(room).await
+        } else {
+            context.source.read(room).await.map(|entries| Claimed { entries, may_be_more: true })
+        };
         context.note(Call::Reading, &read);
-        let Ok(mut read) = read else {
+        let Ok(Claimed { entries: mut read, may_be_more }) = read else {
             // A claim that fails does not keep new entries from being read.
             next_claim = if claims { asked.after(ROOM_CHECK) } else { next_claim };
             context.pause(pause_after(failures)).await;
@@ -36,7 +40,7 @@ pub(super) async fn read(context: Arc<ConsumerContext>, entries: mpsc::Sender<Ve
             continue;
         };
         failures = 0;
-        if claims && read.is_empty() {
+        if !may_be_more {
             next_claim = asked.after(context.settings.reclaim_after / 2);
         }
         // An entry that is here may be read again after a reply was lost.

@@ -90,14 +90,24 @@ fn unavailable(error: LinkError) -> SourceUnavailable {
 }
 
 fn letter(dead: &str, entry: Value) -> Option<StoredLetter> {
-    let (id, fields): (String, Vec<(String, Value)>) = from_redis_value(entry).ok()?;
+    let (id, fields): (String, Vec<(Vec<u8>, Value)>) = from_redis_value(entry).ok()?;
     let id: EntryId = id.parse().ok()?;
     let text = |name: &str| {
-        let value = fields.iter().rev().find(|(field, _)| field == name).map(|(_, value)| value.clone())?;
-        from_redis_value::<String>(value).ok()
+        let value = fields.iter().rev().find(|(field, _)| field == name.as_bytes()).map(|(_, value)| value.clone())?;
+        Some(String::from_utf8_lossy(&from_redis_value::<Vec<u8>>(value).ok()?).into_owned())
     };
+    let own = fields.len().saturating_sub(ADDED.len());
+    let names = fields[..own].iter().map(|(name, _)| field_name(name)).collect();
     let [stream, entry, _, consumer, deliveries, reason] = ADDED.map(|name| text(name).unwrap_or_default());
     let deliveries = deliveries.parse().unwrap_or(0);
     let event = entries::event(id, fields);
-    Some(StoredLetter { dead: dead.to_owned(), id, stream, entry, consumer, deliveries, reason, event })
+    Some(StoredLetter { dead: dead.to_owned(), id, stream, entry, consumer, deliveries, reason, fields: names, event })
+}
+
+/// A field's name; one that is not valid UTF-8 is marked.
+fn field_name(name: &[u8]) -> String {
+    match str::from_utf8(name) {
+        Ok(name) => name.to_owned(),
+        Err(_) => format!("{} (not UTF-8)", String::from_utf8_lossy(name)),
+    }
 }

@@ -7,6 +7,7 @@ mod backlog;
 mod dead;
 mod entries;
 mod leases;
+mod letters_template;
 mod link;
 mod reading;
 mod resting;
@@ -20,7 +21,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redis::{Cmd, FromRedisValue};
+use redis::{Cmd, FromRedisValue, Value};
 
 use self::leases::Leases;
 use self::link::{Link, LinkError};
@@ -29,7 +30,8 @@ use self::streams::{SourceStream, SourceStreams};
 pub(crate) use self::tail::Positions;
 use super::Script;
 use crate::backend::event_source::{
-    Backlog, DeadLetter, EntryRef, EventSource, Received, Refusals, Renewal, Renewed, SourceUnavailable, StreamLeases,
+    Backlog, Claimed, DeadLetter, EntryRef, EventSource, Received, Refusals, Renewal, Renewed, SourceUnavailable,
+    StreamLeases,
 };
 use crate::settings::{ConsumerSettings, PublisherSettings};
 
@@ -95,7 +97,7 @@ impl RedisSource {
             reclaim_after: consumer.reclaim_after,
             resting: Resting::default(),
             trimmed: Mutex::default(),
-            patience: Duration::from_secs(1).min(consumer.socket_timeout / 2),
+            patience: patience(consumer.socket_timeout),
         })
     }
 
@@ -194,19 +196,23 @@ impl EventSource for RedisSource {
         self.read_new(most).await
     }
 
-    async fn claim(&self, most: usize) -> Result<Vec<Received>> {
+    async fn claim(&self, most: usize) -> Result<Claimed> {
         self.prepare(&self.control).await?;
-        let mut claimed = Vec::new();
+        let mut claimed = Claimed::default();
         for (number, stream) in self.awake(self.streams.shared()).await? {
-            let page = (most - claimed.len().min(most)).min(PAGE);
+            let page = most.saturating_sub(claimed.entries.len()).min(PAGE);
             if page == 0 {
+                claimed.may_be_more = true;
                 break;
             }
             let mut request = CLAIM.request();
             request.arg(1).arg(&stream.name).arg(&self.group).arg(&self.name);
             request.arg(millis(self.reclaim_after)).arg(page);
-            match self.control.call(&CLAIM, &request).await {
-                Ok(left) => claimed.extend(entries::claimed(number, &stream.name, left)),
+            match self.control.call::<Vec<(String, u32, Value)>>(&CLAIM, &request).await {
+                Ok(left) => {
+                    claimed.may_be_more |= left.len() >= page;
+                    claimed.entries.extend(entries::claimed(number, &stream.name, left));
+                }
                 Err(error) => drop(self.refusal(number, &error)?),
             }
         }
@@ -265,6 +271,11 @@ impl EventSource for RedisSource {
     fn leases(&self) -> Option<&dyn StreamLeases> {
         Some(self)
     }
+}
+
+/// How long a read waits, so that the answer comes in time. 0 ms would be for ever.
+fn patience(socket_timeout: Duration) -> Duration {
+    (socket_timeout / 2).clamp(Duration::from_millis(1), Duration::from_secs(1))
 }
 
 fn millis(span: Duration) -> u64 {

@@ -8,13 +8,15 @@ use redis::Cmd;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::letters_template::LettersTemplate;
 use super::link::{Link, LinkError};
 use super::{RedisSource, Result};
 use crate::backend::event_source::SourceUnavailable;
-use crate::settings::check::has_hash_tag;
 use crate::settings::name_template::NameTemplate;
 use crate::settings::partitions::{partition_name, partition_of};
 use crate::settings::{ConsumerSettings, PublisherSettings, StartAt};
+
+const RETRY_SUFFIX: &str = ":retry";
 
 /// How often new streams are looked up, if there are globs.
 const LOOK_UP_INTERVAL: Duration = Duration::from_secs(5);
@@ -51,7 +53,7 @@ pub(super) struct SourceStreams {
     names: Vec<String>,
     globs: Vec<String>,
     group: String,
-    dead_letters: String,
+    letters: LettersTemplate,
     start: StartAt,
     may_create: bool,
     list: RwLock<Vec<Arc<SourceStream>>>,
@@ -66,7 +68,7 @@ impl SourceStreams {
             names,
             globs,
             group: group.to_owned(),
-            dead_letters: consumer.dead_letters.clone(),
+            letters: LettersTemplate::new(&consumer.dead_letters),
             start: consumer.start,
             may_create: consumer.create_group,
             list: RwLock::default(),
@@ -106,21 +108,17 @@ impl SourceStreams {
         }
     }
 
-    /// Adds streams that a glob matches, without the dead letters of others among them, of whichever group.
+    /// Adds streams that a glob matches, without those of dead letters, of whichever stream and group.
     fn add_found(&self, names: &[String], are_new: bool) {
-        const ANY: &str = "\0";
-        let dead: Vec<String> = names.iter().map(|name| dead_letters_of(&self.dead_letters, name, ANY)).collect();
-        let prefixes: Vec<&str> =
-            dead.iter().filter_map(|dead| dead.split_once(ANY)).map(|(prefix, _)| prefix).collect();
         let is_new = |name: &&String| !self.all().iter().any(|(_, stream)| stream.name == **name);
-        let is_dead = |name: &String| prefixes.iter().any(|prefix| name.starts_with(prefix));
-        names.iter().filter(is_new).filter(|name| !is_dead(name)).for_each(|name| self.add(name, are_new));
+        let are_letters = |name: &str| self.letters.matches(name.strip_suffix(RETRY_SUFFIX).unwrap_or(name));
+        names.iter().filter(is_new).filter(|name| !are_letters(name)).for_each(|name| self.add(name, are_new));
     }
 
     /// Adds a stream, and then the one for its retried dead letters.
     fn add(&self, name: &str, is_new: bool) {
         let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
-        let dead = dead_letters_of(&self.dead_letters, name, &self.group);
+        let dead = self.letters.name(name, &self.group);
         let is_known = list.iter().any(|stream| stream.name == name || stream.dead == name);
         if is_known {
             return;
@@ -204,8 +202,9 @@ async fn scan(link: &Link, glob: &str) -> Result<Vec<String>, LinkError> {
     loop {
         let mut scan: Cmd = redis::cmd("SCAN");
         scan.arg(cursor).arg("MATCH").arg(glob).arg("COUNT").arg(SCAN_COUNT).arg("TYPE").arg("stream");
-        let (next, page): (u64, Vec<String>) = link.query(&scan).await?;
-        names.extend(page);
+        let (next, page): (u64, Vec<Vec<u8>>) = link.query(&scan).await?;
+        // A publisher writes to none with another name.
+        names.extend(page.into_iter().filter_map(|name| String::from_utf8(name).ok()));
         if next == 0 {
             names.sort_unstable();
             names.dedup();
@@ -234,17 +233,9 @@ fn is_glob(name: &str) -> bool {
     name.contains(['*', '?', '['])
 }
 
-/// The stream's dead letters. Without a hash tag of its own, the stream's name becomes one.
-pub(crate) fn dead_letters_of(template: &str, stream: &str, group: &str) -> String {
-    let tagged = if has_hash_tag(stream) { stream.to_owned() } else { format!("{{{stream}}}") };
-    // The group's name may itself contain the placeholder.
-    let parts: Vec<String> = template.split("{group}").map(|part| part.replace("{stream}", &tagged)).collect();
-    parts.join(group)
-}
-
 /// Where retried dead letters go.
 pub(crate) fn retry_stream_of(dead: &str) -> String {
-    format!("{dead}:retry")
+    format!("{dead}{RETRY_SUFFIX}")
 }
 
 pub(super) fn start_id(start: StartAt) -> String {
@@ -262,18 +253,6 @@ pub(super) fn start_id(start: StartAt) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dead_letters_are_in_the_slot_of_their_stream() {
-        let default = ConsumerSettings::default().dead_letters;
-        for (stream, expected) in [
-            ("events", "{events}:dead:mail{stream}er"),
-            ("{events}.3", "{events}.3:dead:mail{stream}er"),
-            ("{}", "{{}}:dead:mail{stream}er"),
-        ] {
-            assert_eq!(dead_letters_of(&default, stream, "mail{stream}er"), expected);
-        }
-    }
 
     #[test]
     fn a_group_begins_where_it_is_told() {

@@ -198,6 +198,10 @@ impl RedisSource {
     pub(super) async fn wait_for_entries(&self) -> Result<()> {
         let leases = self.leases.table().begun(BootInstant::now());
         let leases = self.awake_leases(leases).await?;
+        if leases.iter().any(|(_, lease)| lease.cursors.iter().any(|cursor| !cursor.is_claimed)) {
+            // What was pending and came first was trimmed.
+            return Ok(());
+        }
         let parts = leases.iter().flat_map(|(number, lease)| [0, 1].map(|part| (number + part, lease.cursors[part])));
         let seen: Vec<(EntryRef, String)> = parts
             .filter_map(|(stream, cursor)| {
