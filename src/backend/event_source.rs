@@ -72,6 +72,14 @@ pub(crate) struct Received {
     pub(crate) event: Result<Arc<OutboxEvent>, String>,
 }
 
+/// What is in an entry.
+#[derive(Debug)]
+pub(crate) struct Content {
+    pub(crate) bytes: usize,
+    /// The event, or why the entry is none.
+    pub(crate) event: Result<Arc<OutboxEvent>, String>,
+}
+
 /// What changes about an entry that stays pending.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Renewal {
@@ -158,6 +166,9 @@ pub(crate) trait EventSource: Send + Sync + 'static {
 
     /// Takes entries that were left, oldest first.
     async fn claim(&self, most: usize) -> Result<Claimed, SourceUnavailable>;
+
+    /// Reads entries of one stream again, in their order; `None` for those that were trimmed.
+    async fn load(&self, entries: &[EntryRef]) -> Result<Vec<Option<Content>>, SourceUnavailable>;
 
     /// Records that entries are done.
     async fn acknowledge(&self, entries: &[EntryRef]) -> Result<Refusals, SourceUnavailable>;

@@ -219,6 +219,39 @@ async fn a_stream_whose_key_is_replaced_holds_up_no_other_stream() {
 }
 
 #[actix::test]
+async fn a_key_that_waits_with_more_events_than_memory_allows_holds_no_other_key_and_stays_in_order() {
+    let mut stream = Stream::new().await;
+    stream.add(1..=12_000, "waits").await;
+    stream.add(12_001..=12_100, "other").await;
+    let notes = Notes::default();
+    let is_fixed = Arc::new(AtomicBool::new(false));
+    let works = Arc::clone(&is_fixed);
+    let handler = notes.handler(move |event| {
+        if event.seq == 1 && !works.load(Ordering::Relaxed) {
+            Err(HandlerError::after(Duration::from_millis(200), "not now"))
+        } else {
+            Ok(())
+        }
+    });
+    let builder = stream.builder("mailer-1", |settings| settings.max_deliveries = u32::MAX);
+    let consumer = builder.subscribe(handler).start().await.unwrap();
+    eventually("the other key is handled", PATIENCE, async || notes.count(12_100) == 1).await;
+    // Others would take what is not renewed.
+    let other = Notes::default();
+    let second = stream.builder("mailer-2", |_| {}).subscribe(other.handler(|_| Ok(()))).start().await.unwrap();
+    tokio::time::sleep(RECLAIM * 3).await;
+    assert_eq!(notes.all().iter().filter(|seq| (2..=12_000).contains(*seq)).count(), 0, "the key waits");
+    assert!(other.all().is_empty(), "{:?}", other.all());
+    is_fixed.store(true, Ordering::Relaxed);
+    stream.is_acknowledged().await;
+    let of_key: Vec<i64> = notes.all().into_iter().filter(|seq| (2..=12_000).contains(seq)).collect();
+    assert!(of_key.iter().copied().eq(2..=12_000), "{} in another order", of_key.len());
+    assert!(other.all().is_empty());
+    consumer.shutdown().await.unwrap();
+    second.shutdown().await.unwrap();
+}
+
+#[actix::test]
 async fn an_entry_that_was_trimmed_is_retried_like_others_and_then_a_dead_letter() {
     let mut stream = Stream::new().await;
     stream.add([1], "").await;

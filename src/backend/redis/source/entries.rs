@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use redis::{Value, from_redis_value};
 
-use crate::backend::event_source::{EntryId, EntryRef, Received};
+use crate::backend::event_source::{Content, EntryId, EntryRef, Received};
 use crate::event::OutboxEvent;
 
 /// The entries of each stream, in the reply of a read.
@@ -36,17 +36,22 @@ pub(super) fn claimed(stream: usize, name: &str, left: Vec<(String, u32, Value)>
     left.into_iter().filter_map(received).collect()
 }
 
-/// An entry; `None` if Redis answers with nothing in place of its fields: it was trimmed. Fields that are there may be empty.
 fn received(entry: EntryRef, name: &str, deliveries: u32, is_claimed: bool, fields: Value) -> Option<Received> {
+    let Content { bytes, event } = content(entry.id, name, fields)?;
+    Some(Received { entry, deliveries, is_claimed, lease: None, bytes, event })
+}
+
+/// What is in an entry; `None` if Redis answers with nothing in place of its fields: it was trimmed. Fields that are there may be
+/// empty.
+pub(super) fn content(id: EntryId, name: &str, fields: Value) -> Option<Content> {
     if !matches!(fields, Value::Array(_) | Value::Map(_)) {
-        tracing::warn!(stream = name, entry = %entry.id, "an entry was trimmed before it was handled");
+        tracing::warn!(stream = name, entry = %id, "an entry was trimmed before it was handled");
         crate::metrics::consumer_trimmed(name);
         return None;
     }
     let mut pairs = Pairs::default();
     pairs.read(fields);
-    let (bytes, event) = (pairs.bytes, pairs.event(entry.id).map(Arc::new));
-    Some(Received { entry, deliveries, is_claimed, lease: None, bytes, event })
+    Some(Content { bytes: pairs.bytes, event: pairs.event(id).map(Arc::new) })
 }
 
 /// The event in an entry that is not delivered.

@@ -30,8 +30,8 @@ use self::streams::{SourceStream, SourceStreams};
 pub(crate) use self::tail::Positions;
 use super::Script;
 use crate::backend::event_source::{
-    Backlog, Claimed, DeadLetter, EntryRef, EventSource, Received, Refusals, Renewal, Renewed, SourceUnavailable,
-    StreamLeases,
+    Backlog, Claimed, Content, DeadLetter, EntryRef, EventSource, Received, Refusals, Renewal, Renewed,
+    SourceUnavailable, StreamLeases,
 };
 use crate::settings::{ConsumerSettings, PublisherSettings};
 
@@ -217,6 +217,10 @@ impl EventSource for RedisSource {
             }
         }
         Ok(claimed)
+    }
+
+    async fn load(&self, entries: &[EntryRef]) -> Result<Vec<Option<Content>>> {
+        self.read_again(entries).await
     }
 
     async fn acknowledge(&self, done: &[EntryRef]) -> Result<Refusals> {
