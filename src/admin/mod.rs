@@ -33,6 +33,8 @@ mod audit;
 mod change;
 mod check;
 mod data;
+#[cfg(feature = "consumer")]
+mod dead_letters;
 mod doctor;
 mod error;
 mod event_scan;

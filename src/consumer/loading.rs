@@ -7,7 +7,7 @@ use super::keys::Parked;
 use crate::backend::event_source::{Content, EntryRef, Received, Renewal};
 use crate::backoff::pause_after;
 
-/// What became of parked entries of a key.
+/// The outcome for parked entries of a key.
 #[derive(Default)]
 pub(super) struct Loaded {
     /// In their order.

@@ -28,7 +28,7 @@ mod tests;
 mod webhook;
 
 pub use builder::ConsumerBuilder;
-pub use dead_letters::{DeadLetters, LetterFacts, LetterId, LettersChanged};
+pub use dead_letters::{DeadLetters, LetterAction, LetterFacts, LetterId, LettersChanged};
 pub use handle::OutboxConsumer;
 pub use health::ConsumerHealth;
 pub use status::{ConsumerStatus, StreamStatus};
