@@ -74,6 +74,8 @@ pub use crate::store::{
 };
 use crate::system::Backends;
 
+#[cfg(feature = "consumer")]
+pub use self::explain::{EventGroup, EventGroups, GroupState};
 pub use self::explain::{Explanation, Reason};
 
 type Result<T, E = StoreError> = std::result::Result<T, E>;
