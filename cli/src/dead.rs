@@ -148,7 +148,11 @@ async fn change(
         changed += report.changed;
         missing.extend(report.missing);
     }
-    report(past, changed, &missing, selection.format)
+    let why = match action {
+        LetterAction::Retry => "is not there any more, or has nothing to deliver",
+        LetterAction::Delete => "is not there any more",
+    };
+    report(past, why, changed, &missing, selection.format)
 }
 
 async fn all(letters: &DeadLetters) -> anyhow::Result<Vec<LetterId>> {
@@ -175,8 +179,8 @@ fn confirmed(infinitive: &str, letters: usize) -> io::Result<bool> {
 }
 
 /// Prints what was done; that some were skipped is a failure.
-fn report(past: &str, changed: usize, missing: &[LetterId], format: Format) -> anyhow::Result<()> {
-    let reason = |id: &LetterId| format!("{id} is not there any more");
+fn report(past: &str, why: &str, changed: usize, missing: &[LetterId], format: Format) -> anyhow::Result<()> {
+    let reason = |id: &LetterId| format!("{id} {why}");
     match format {
         Format::Json => {
             let skipped = missing.iter().map(|id| serde_json::json!({ "id": id, "reason": reason(id) }));

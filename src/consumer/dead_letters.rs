@@ -83,7 +83,7 @@ pub struct LetterFacts {
 pub struct LettersChanged {
     /// How many were changed.
     pub changed: usize,
-    /// Those that are not there any more.
+    /// Those that are not there any more, or that have no fields to be delivered again: their entry was trimmed.
     pub missing: Vec<LetterId>,
 }
 

@@ -127,6 +127,24 @@ async fn dead_letters_whose_fields_are_not_utf_8_are_listed() {
 }
 
 #[actix::test]
+async fn a_dead_letter_without_fields_of_its_own_keeps_no_other_from_being_retried() {
+    let mut stream = Stream::new().await;
+    let settings = stream.builder("operator", |_| {}).settings;
+    let mut add = ::redis::cmd("XADD");
+    add.arg(stream.dead()).arg("*");
+    for name in ["stream", "entry", "group", "consumer", "deliveries", "reason"] {
+        add.arg(format!("dead_{name}")).arg("");
+    }
+    let _: String = add.query_async(&mut stream.connection).await.unwrap();
+    add.arg("").arg("");
+    let _: String = add.query_async(&mut stream.connection).await.unwrap();
+    let letters = DeadLetters::of(&settings, "mail").unwrap();
+    let ids: Vec<_> = letters.list(None, 10).await.unwrap().into_iter().map(|letter| letter.id).collect();
+    let changed = letters.retry(&ids).await.unwrap();
+    assert_eq!((changed.changed, changed.missing), (1, ids[..1].to_vec()));
+}
+
+#[actix::test]
 async fn how_much_is_unread_is_unknown_after_a_deletion_in_the_middle() {
     let mut stream = Stream::new().await;
     let settings = stream.builder("operator", |_| {}).settings;
