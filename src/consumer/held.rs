@@ -14,8 +14,10 @@ use crate::clock::BootInstant;
 const MOST_ENTRIES: usize = 5_000;
 const MOST_WAITING: usize = 5_000;
 
-/// The most entries that wait for their key without their events. Each is renewed, so more would keep the server busy.
+/// The most entries that wait for their key without their events, and for each second of `reclaim_after`: each is renewed, and
+/// more would keep the server busy.
 const MOST_PARKED: usize = 100_000;
+const MOST_PARKED_PER_SECOND: u64 = 10_000;
 
 /// Events of one key that are loaded together, at most.
 const MOST_LOADED: usize = 100;
@@ -58,6 +60,7 @@ pub(super) struct Held {
     /// What is read ahead at least: enough that no handler waits.
     least: usize,
     max_bytes: usize,
+    max_parked: usize,
     reclaim_after: Duration,
 }
 
@@ -97,7 +100,16 @@ struct HeldEntry {
 impl Held {
     pub(super) fn new(concurrency: usize, max_bytes: usize, reclaim_after: Duration) -> Self {
         let least = concurrency.saturating_mul(2);
-        Self { state: Mutex::default(), room: [Notify::new(), Notify::new()], least, max_bytes, reclaim_after }
+        let max_parked = MOST_PARKED_PER_SECOND.saturating_mul(reclaim_after.as_secs());
+        let max_parked = usize::try_from(max_parked).unwrap_or(usize::MAX).min(MOST_PARKED);
+        Self {
+            state: Mutex::default(),
+            room: [Notify::new(), Notify::new()],
+            least,
+            max_bytes,
+            max_parked,
+            reclaim_after,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -213,7 +225,7 @@ impl Held {
         let most = state.done_count.max(self.least).min(MOST_ENTRIES.max(self.least));
         let State { active, waiting, parked, .. } = *state;
         let has_bytes = (active.entries == 0 || active.bytes < self.max_bytes) && waiting.bytes <= self.max_bytes;
-        let may_wait = MOST_WAITING.saturating_sub(waiting.entries).min(MOST_PARKED.saturating_sub(parked.entries));
+        let may_wait = MOST_WAITING.saturating_sub(waiting.entries).min(self.max_parked.saturating_sub(parked.entries));
         if has_bytes { most.saturating_sub(active.entries).min(may_wait) } else { 0 }
     }
 
