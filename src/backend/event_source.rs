@@ -185,6 +185,9 @@ pub(crate) trait EventSource: Send + Sync + 'static {
     /// Leaves the group, and removes from it consumers that left nothing behind.
     async fn leave(&self) -> Result<(), SourceUnavailable>;
 
+    /// A stream that refuses calls and is not read meanwhile, with the reason.
+    fn refusing(&self) -> Option<SourceUnavailable>;
+
     /// The stream's name, for operators.
     fn stream_name(&self, stream: usize) -> String;
 

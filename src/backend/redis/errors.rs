@@ -61,10 +61,14 @@ pub(super) fn is_refused_for_its_key(error: &RedisError) -> bool {
     matches!(whole_code(error).as_deref(), Some(WRONG_TYPE | NO_RIGHT))
 }
 
-/// The code of an error, also of a command in a script.
+/// The code of an error, also of a command in a script, or of the first one in a pipeline.
 #[cfg(feature = "consumer")]
 fn whole_code(error: &RedisError) -> Option<String> {
-    match (error.code()?, error.detail()) {
+    let errors = error.clone().into_server_errors();
+    let first = errors.as_ref().and_then(|errors| errors.first()).map(|(_, error)| error);
+    let (own, detail) =
+        first.map_or_else(|| (error.code(), error.detail()), |error| (Some(error.code()), error.details()));
+    match (own?, detail) {
         (NO_CODE, Some(detail)) => Some(code(detail).to_owned()),
         (own, _) => Some(own.to_owned()),
     }

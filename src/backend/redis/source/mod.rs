@@ -269,6 +269,10 @@ impl EventSource for RedisSource {
         Ok(())
     }
 
+    fn refusing(&self) -> Option<SourceUnavailable> {
+        self.resting.reason()
+    }
+
     fn stream_name(&self, stream: usize) -> String {
         self.streams.get(stream).name.clone()
     }

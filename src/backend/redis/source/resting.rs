@@ -15,17 +15,28 @@ use crate::backend::event_source::{EventSource, SourceUnavailable};
 /// How long such a stream is left alone after each refusal.
 const REST: Duration = Duration::from_secs(2);
 
-/// The streams that refused a call, by their numbers, and until when they rest.
+/// The streams that refused a call, by their numbers.
 #[derive(Default)]
-pub(super) struct Resting(Mutex<BTreeMap<usize, Instant>>);
+pub(super) struct Resting(Mutex<BTreeMap<usize, Refusal>>);
+
+#[derive(Clone)]
+struct Refusal {
+    until: Instant,
+    reason: SourceUnavailable,
+}
 
 impl Resting {
-    fn streams(&self) -> MutexGuard<'_, BTreeMap<usize, Instant>> {
+    fn streams(&self) -> MutexGuard<'_, BTreeMap<usize, Refusal>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_resting(&self, number: usize) -> bool {
-        self.streams().get(&number).is_some_and(|until| *until > Instant::now())
+        self.streams().get(&number).is_some_and(|refusal| refusal.until > Instant::now())
+    }
+
+    /// Why one of them is not read.
+    pub(super) fn reason(&self) -> Option<SourceUnavailable> {
+        self.streams().first_key_value().map(|(_, refusal)| refusal.reason.clone())
     }
 }
 
@@ -37,7 +48,8 @@ impl RedisSource {
         }
         let name = self.stream_name(number);
         let reason = SourceUnavailable(format!("stream `{name}`: {}", error.reason()));
-        if self.resting.streams().insert(number, Instant::now() + REST).is_none() {
+        let refusal = Refusal { until: Instant::now() + REST, reason: reason.clone() };
+        if self.resting.streams().insert(number, refusal).is_none() {
             tracing::warn!(stream = name, error = error.reason(), "a stream refuses calls; the others are read on");
         }
         Ok(reason)
@@ -53,7 +65,7 @@ impl RedisSource {
         for (number, stream) in streams {
             let is_awake = match resting.get(&number) {
                 None => true,
-                Some(until) => *until <= Instant::now() && self.answers(number, &stream).await?,
+                Some(refusal) => refusal.until <= Instant::now() && self.answers(number, &stream).await?,
             };
             if is_awake {
                 awake.push((number, stream));
