@@ -69,7 +69,7 @@ pub use cloud_event::CLOUD_EVENT_NAMESPACE;
 pub use consumer::WebhookHandler;
 #[cfg(feature = "consumer")]
 pub use consumer::{
-    ConsumerBuilder, ConsumerHealth, ConsumerStatus, DeadLetters, LetterFacts, LetterId, LettersChanged,
+    ConsumerBuilder, ConsumerHealth, ConsumerStatus, DeadLetters, LetterAction, LetterFacts, LetterId, LettersChanged,
     OutboxConsumer, StreamStatus, StreamTail,
 };
 pub use error::{IdConflict, InvalidEvent, PublishError, SettingsError, StoreError, SystemError};

@@ -2,11 +2,12 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use actix_outbox::{DeadLetters, LetterFacts, LetterId, LettersChanged, Settings};
+use actix_outbox::admin::OutboxAdmin;
+use actix_outbox::{DeadLetters, LetterAction, LetterFacts, LetterId, Settings};
 
 use super::arguments::Format;
 use super::exit::UsageError;
-use super::output;
+use super::{author, output};
 
 /// Dead letters in one step of `--all`.
 const PAGE: usize = 500;
@@ -80,18 +81,13 @@ struct SelectionArgs {
     format: Format,
 }
 
-pub(super) async fn run(command: Command, settings: &Settings) -> anyhow::Result<()> {
+/// `admin`: of the database that records changes, if there is one.
+pub(super) async fn run(command: Command, settings: &Settings, admin: Option<&OutboxAdmin>) -> anyhow::Result<()> {
     match command {
         Command::List(args) => list(&args, settings).await,
         Command::Show(args) => show(&args, settings).await,
-        Command::Retry(RetryArgs { selection }) => {
-            let letters = DeadLetters::of(settings, &selection.consumer)?;
-            change(&selection, &letters, "Retry", "retried", async |ids| letters.retry(ids).await).await
-        }
-        Command::Delete(DeleteArgs { selection }) => {
-            let letters = DeadLetters::of(settings, &selection.consumer)?;
-            change(&selection, &letters, "Delete", "deleted", async |ids| letters.delete(ids).await).await
-        }
+        Command::Retry(RetryArgs { selection }) => change(&selection, settings, admin, LetterAction::Retry).await,
+        Command::Delete(DeleteArgs { selection }) => change(&selection, settings, admin, LetterAction::Delete).await,
     }
 }
 
@@ -122,28 +118,41 @@ async fn show(args: &ShowArgs, settings: &Settings) -> anyhow::Result<()> {
 /// Changes the dead letters with the given ids, or all that there are now.
 async fn change(
     selection: &SelectionArgs,
-    letters: &DeadLetters,
-    infinitive: &str,
-    past: &str,
-    work: impl AsyncFn(&[LetterId]) -> Result<LettersChanged, actix_outbox::SystemError>,
+    settings: &Settings,
+    admin: Option<&OutboxAdmin>,
+    action: LetterAction,
 ) -> anyhow::Result<()> {
+    let letters = DeadLetters::of(settings, &selection.consumer)?;
+    let (infinitive, past) = match action {
+        LetterAction::Retry => ("Retry", "retried"),
+        LetterAction::Delete => ("Delete", "deleted"),
+    };
     let mut ids = selection.entries.clone();
     if selection.all {
-        ids = all(letters).await?;
+        ids = all(&letters).await?;
         if !(ids.is_empty() || selection.yes || confirmed(infinitive, ids.len())?) {
             return Err(UsageError("nothing was changed".to_owned()).into());
         }
     }
     let (mut changed, mut missing) = (0, Vec::new());
     for page in ids.chunks(PAGE) {
-        let report = work(page).await.map_err(|error| match changed {
+        let (by, from) = (author::actor(), author::host());
+        let done = match admin {
+            Some(admin) => admin.change_letters(&letters, action, page, &by, &from).await,
+            None => letters.change_as(action, page, &by, &from).await,
+        };
+        let report = done.map_err(|error| match changed {
             0 => anyhow::Error::from(error),
             _ => anyhow::anyhow!("{past} {}, then: {error}", count(changed)),
         })?;
         changed += report.changed;
         missing.extend(report.missing);
     }
-    report(past, changed, &missing, selection.format)
+    let why = match action {
+        LetterAction::Retry => "is not there any more, or has nothing to deliver",
+        LetterAction::Delete => "is not there any more",
+    };
+    report(past, why, changed, &missing, selection.format)
 }
 
 async fn all(letters: &DeadLetters) -> anyhow::Result<Vec<LetterId>> {
@@ -170,8 +179,8 @@ fn confirmed(infinitive: &str, letters: usize) -> io::Result<bool> {
 }
 
 /// Prints what was done; that some were skipped is a failure.
-fn report(past: &str, changed: usize, missing: &[LetterId], format: Format) -> anyhow::Result<()> {
-    let reason = |id: &LetterId| format!("{id} is not there any more");
+fn report(past: &str, why: &str, changed: usize, missing: &[LetterId], format: Format) -> anyhow::Result<()> {
+    let reason = |id: &LetterId| format!("{id} {why}");
     match format {
         Format::Json => {
             let skipped = missing.iter().map(|id| serde_json::json!({ "id": id, "reason": reason(id) }));

@@ -192,8 +192,10 @@ fn execute(cli: Cli, builder: Builder) -> anyhow::Result<()> {
         Command::Consume(args) => consume::run(args, sources.load()?),
         #[cfg(feature = "consumer")]
         Command::Dead(command) => {
-            let settings = sources.load()?;
-            runtime()?.block_on(dead::run(command, &settings))
+            let (settings, runtime) = (sources.load()?, runtime()?);
+            let has_database = !settings.database.url.is_empty();
+            let admin = has_database.then(|| builder.settings(settings.clone()).admin()).transpose()?;
+            runtime.block_on(dead::run(command, &settings, admin.as_ref()))
         }
         Command::Status(args) => {
             with_admin(builder, load()?, async |admin, settings| status::run(&args, &admin, settings).await)

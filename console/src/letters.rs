@@ -1,6 +1,6 @@
 //! Dead letters of consumers: what pages and API ask for.
 
-use actix_outbox::{ConsumerStatus, DeadLetters, LetterId, LettersChanged, Settings, SystemError};
+use actix_outbox::{ConsumerStatus, DeadLetters, LetterId, LettersChanged, OutboxAdmin, Settings, SystemError};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -39,9 +39,10 @@ pub(crate) async fn consumers(settings: &Settings) -> Vec<Consumer> {
     futures_util::future::join_all(asked).await
 }
 
-/// Changes dead letters, and notes who did it in the log.
+/// Changes dead letters, and records who did it.
 pub(crate) async fn change(
     settings: &Settings,
+    admin: &OutboxAdmin,
     consumer: &str,
     action: LetterAction,
     letters: Letters,
@@ -52,17 +53,9 @@ pub(crate) async fn change(
         Letters::These(ids) => ids,
         Letters::All => dead.list(None, MOST).await?.into_iter().map(|letter| letter.id).collect(),
     };
-    let changed = match action {
-        LetterAction::Retry => dead.retry(&ids).await?,
-        LetterAction::Delete => dead.delete(&ids).await?,
+    let action = match action {
+        LetterAction::Retry => actix_outbox::LetterAction::Retry,
+        LetterAction::Delete => actix_outbox::LetterAction::Delete,
     };
-    tracing::info!(
-        consumer,
-        ?action,
-        letters = changed.changed,
-        by = author.actor,
-        from = author.from,
-        "an operator changed dead letters"
-    );
-    Ok(changed)
+    admin.change_letters(&dead, action, &ids, &author.actor, &author.from).await
 }

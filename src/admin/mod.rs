@@ -33,6 +33,8 @@ mod audit;
 mod change;
 mod check;
 mod data;
+#[cfg(feature = "consumer")]
+mod dead_letters;
 mod doctor;
 mod error;
 mod event_scan;
@@ -72,6 +74,8 @@ pub use crate::store::{
 };
 use crate::system::Backends;
 
+#[cfg(feature = "consumer")]
+pub use self::explain::{EventGroup, EventGroups, GroupState};
 pub use self::explain::{Explanation, Reason};
 
 type Result<T, E = StoreError> = std::result::Result<T, E>;

@@ -1,7 +1,7 @@
 //! What a consumer reads events from. The entries of a source are *pending* from when they are read until they are
 //! acknowledged; those of a consumer that died can be claimed by another one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -72,6 +72,14 @@ pub(crate) struct Received {
     pub(crate) event: Result<Arc<OutboxEvent>, String>,
 }
 
+/// What is in an entry.
+#[derive(Debug)]
+pub(crate) struct Content {
+    pub(crate) bytes: usize,
+    /// The event, or why the entry is none.
+    pub(crate) event: Result<Arc<OutboxEvent>, String>,
+}
+
 /// What changes about an entry that stays pending.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Renewal {
@@ -104,6 +112,8 @@ pub(crate) struct StoredLetter {
     pub(crate) consumer: String,
     pub(crate) deliveries: u32,
     pub(crate) reason: String,
+    /// The names of the entry's own fields, for operators.
+    pub(crate) fields: Vec<String>,
     /// The event, or why the entry was none.
     pub(crate) event: Result<Arc<OutboxEvent>, String>,
 }
@@ -129,6 +139,25 @@ pub(crate) struct Backlog {
 #[error("{0}")]
 pub(crate) struct SourceUnavailable(pub(crate) String);
 
+/// The streams that refused a call, with the reasons. What the call asked of the others is done.
+pub(crate) type Refusals = BTreeMap<usize, SourceUnavailable>;
+
+/// Entries that were left by other consumers.
+#[derive(Debug, Default)]
+pub(crate) struct Claimed {
+    pub(crate) entries: Vec<Received>,
+    /// There may be more of them: also if these are none, because what was left was trimmed.
+    pub(crate) may_be_more: bool,
+}
+
+/// The outcome of renewals.
+#[derive(Debug, Default)]
+pub(crate) struct Renewed {
+    /// Entries that are not this consumer's any more.
+    pub(crate) lost: Vec<EntryRef>,
+    pub(crate) refused: Refusals,
+}
+
 /// The streams of a consumer. After an error it is not known whether the call had an effect; each can be repeated.
 #[async_trait]
 pub(crate) trait EventSource: Send + Sync + 'static {
@@ -136,13 +165,16 @@ pub(crate) trait EventSource: Send + Sync + 'static {
     async fn read(&self, most: usize) -> Result<Vec<Received>, SourceUnavailable>;
 
     /// Takes entries that were left, oldest first.
-    async fn claim(&self, most: usize) -> Result<Vec<Received>, SourceUnavailable>;
+    async fn claim(&self, most: usize) -> Result<Claimed, SourceUnavailable>;
+
+    /// Reads entries of one stream again, in their order; `None` for those that were trimmed.
+    async fn load(&self, entries: &[EntryRef]) -> Result<Vec<Option<Content>>, SourceUnavailable>;
 
     /// Records that entries are done.
-    async fn acknowledge(&self, entries: &[EntryRef]) -> Result<(), SourceUnavailable>;
+    async fn acknowledge(&self, entries: &[EntryRef]) -> Result<Refusals, SourceUnavailable>;
 
-    /// Renews entries that are still this consumer's; returns the others.
-    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<EntryRef>, SourceUnavailable>;
+    /// Renews entries that are still this consumer's.
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Renewed, SourceUnavailable>;
 
     /// Moves an entry to the dead letters and acknowledges it, unless it is not this consumer's any more: then `false`.
     async fn set_aside(&self, letter: &DeadLetter) -> Result<bool, SourceUnavailable>;
@@ -152,6 +184,9 @@ pub(crate) trait EventSource: Send + Sync + 'static {
 
     /// Leaves the group, and removes from it consumers that left nothing behind.
     async fn leave(&self) -> Result<(), SourceUnavailable>;
+
+    /// A stream that refuses calls and is not read meanwhile, with the reason.
+    fn refusing(&self) -> Option<SourceUnavailable>;
 
     /// The stream's name, for operators.
     fn stream_name(&self, stream: usize) -> String;

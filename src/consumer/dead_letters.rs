@@ -17,6 +17,26 @@ const PAGE: usize = 500;
 /// The dead letters of one consumer of the settings, in all its streams. Nothing is read before the first call.
 pub struct DeadLetters {
     source: RedisSource,
+    pub(crate) consumer: String,
+}
+
+/// What happens to dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LetterAction {
+    /// The consumer's group receives them again, as if they were new; no other group does.
+    Retry,
+    /// They are deleted for good.
+    Delete,
+}
+
+impl LetterAction {
+    /// Its name in the log and in the table of changes.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Retry => "retry_dead",
+            Self::Delete => "delete_dead",
+        }
+    }
 }
 
 /// Which dead letter: its stream, and its id in it. Written as `STREAM/ID`.
@@ -50,6 +70,8 @@ pub struct LetterFacts {
     pub event_type: String,
     /// The CloudEvent's source.
     pub source: String,
+    /// The names of the entry's own fields. What is not valid UTF-8 in a name is replaced, and the name is marked.
+    pub fields: Vec<String>,
     /// The event in JSON.
     #[serde(skip)]
     pub cloud_event: Option<String>,
@@ -61,7 +83,7 @@ pub struct LetterFacts {
 pub struct LettersChanged {
     /// How many were changed.
     pub changed: usize,
-    /// Those that are not there any more.
+    /// Those that are not there any more, or that have no fields to be delivered again: their entry was trimmed.
     pub missing: Vec<LetterId>,
 }
 
@@ -94,7 +116,7 @@ impl DeadLetters {
     /// [`SystemError::Settings`]: there is no such consumer, or its settings are wrong.
     pub fn of(settings: &Settings, consumer: &str) -> Result<Self, SystemError> {
         settings.check()?;
-        Ok(Self { source: super::starting::source_of(settings, consumer)? })
+        Ok(Self { source: super::starting::source_of(settings, consumer)?, consumer: consumer.to_owned() })
     }
 
     /// How many there are.
@@ -139,23 +161,14 @@ impl DeadLetters {
     }
 
     /// Gives them to the consumer's group again, and to no other group: each is delivered as if it were new. Their order is that
-    /// of `ids`.
+    /// of `ids`. [`OutboxAdmin::change_letters`](crate::OutboxAdmin::change_letters) also records it.
     ///
     /// # Errors
     /// [`SystemError::Source`]: the server did not answer, and some may have been retried. [`SystemError::Settings`]: a stream is
     /// not one of the consumer.
     pub async fn retry(&self, ids: &[LetterId]) -> Result<LettersChanged, SystemError> {
         let mut changed = LettersChanged::default();
-        for id in ids {
-            self.require(id).await?;
-        }
-        for run in ids.chunk_by(|one, next| one.stream == next.stream) {
-            let numbers: Vec<EntryId> = run.iter().map(|id| id.id).collect();
-            let moved = self.source.retry_letters(&run[0].stream, &numbers).await?;
-            changed.changed += moved.len();
-            changed.missing.extend(run.iter().filter(|id| !moved.contains(&id.id)).cloned());
-        }
-        Ok(changed)
+        self.change(LetterAction::Retry, ids, &mut changed).await.map(|()| changed)
     }
 
     /// Deletes them.
@@ -164,17 +177,60 @@ impl DeadLetters {
     /// As [`retry`](Self::retry).
     pub async fn delete(&self, ids: &[LetterId]) -> Result<LettersChanged, SystemError> {
         let mut changed = LettersChanged::default();
+        self.change(LetterAction::Delete, ids, &mut changed).await.map(|()| changed)
+    }
+
+    /// Retries or deletes them, and logs who asked for it and from where.
+    ///
+    /// # Errors
+    /// As [`retry`](Self::retry).
+    pub async fn change_as(
+        &self,
+        action: LetterAction,
+        ids: &[LetterId],
+        by: &str,
+        from: &str,
+    ) -> Result<LettersChanged, SystemError> {
+        let mut changed = LettersChanged::default();
+        self.change_and_log(action, ids, by, from, &mut changed).await.map(|()| changed)
+    }
+
+    pub(crate) async fn change_and_log(
+        &self,
+        action: LetterAction,
+        ids: &[LetterId],
+        by: &str,
+        from: &str,
+        changed: &mut LettersChanged,
+    ) -> Result<(), SystemError> {
+        let outcome = self.change(action, ids, changed).await;
+        if changed.changed > 0 {
+            let (consumer, action, letters) = (&self.consumer, action.name(), changed.changed);
+            tracing::info!(consumer, action, letters, by, from, "an operator changed dead letters");
+        }
+        outcome
+    }
+
+    /// Changes them one after the other. `changed` is what was done, also after an error.
+    async fn change(
+        &self,
+        action: LetterAction,
+        ids: &[LetterId],
+        changed: &mut LettersChanged,
+    ) -> Result<(), SystemError> {
         for id in ids {
             self.require(id).await?;
         }
-        for id in ids {
-            if self.source.delete_letter(&id.stream, id.id).await? {
-                changed.changed += 1;
-            } else {
-                changed.missing.push(id.clone());
-            }
+        for run in ids.chunk_by(|one, next| one.stream == next.stream).flat_map(|run| run.chunks(PAGE)) {
+            let (stream, numbers) = (&run[0].stream, run.iter().map(|id| id.id).collect::<Vec<_>>());
+            let done = match action {
+                LetterAction::Retry => self.source.retry_letters(stream, &numbers).await?,
+                LetterAction::Delete => self.source.delete_letters(stream, &numbers).await?,
+            };
+            changed.changed += done.len();
+            changed.missing.extend(run.iter().filter(|id| !done.contains(&id.id)).cloned());
         }
-        Ok(changed)
+        Ok(())
     }
 
     /// Only streams of dead letters are touched.
@@ -191,7 +247,7 @@ impl DeadLetters {
 }
 
 fn facts(letter: StoredLetter) -> LetterFacts {
-    let StoredLetter { dead, id, stream, entry, consumer, deliveries, reason, event } = letter;
+    let StoredLetter { dead, id, stream, entry, consumer, deliveries, reason, fields, event } = letter;
     let event = event.ok();
     let text = |of: fn(&crate::event::OutboxEvent) -> String| event.as_deref().map(of).unwrap_or_default();
     let millis = i64::try_from(id.millis).unwrap_or(i64::MAX);
@@ -206,6 +262,7 @@ fn facts(letter: StoredLetter) -> LetterFacts {
         event_id: text(|event| event.cloud_event_id()),
         event_type: text(|event| event.event_type.clone()),
         source: text(|event| event.source.clone()),
+        fields,
         cloud_event: event.map(|event| event.to_cloud_event_json()),
     }
 }

@@ -71,6 +71,14 @@ async fn acquire(semaphore: Option<&Semaphore>) -> Option<SemaphorePermit<'_>> {
     semaphore?.acquire().await.ok()
 }
 
+/// Whether a delivery may begin.
+enum Start {
+    Now,
+    /// Its stream refuses calls.
+    Later,
+    Never(Ending),
+}
+
 /// Why handlers are not done, and when they are asked again.
 struct Rejection {
     reason: String,
@@ -106,8 +114,16 @@ impl Delivery {
                 return self.set_aside("its consumers ended before they answered".to_owned()).await;
             }
             let Some(permits) = self.permits(&context).await else { return self.release() };
-            if let Some(ending) = self.begin().await {
-                return ending;
+            match self.begin().await {
+                Start::Now => {}
+                Start::Never(ending) => return ending,
+                Start::Later => {
+                    drop(permits);
+                    if !self.pause(HANDLER_PAUSE).await {
+                        return self.release();
+                    }
+                    continue;
+                }
             }
             let asked = self.ask().await;
             let Some(rejection) = asked else {
@@ -174,14 +190,14 @@ impl Delivery {
         }
     }
 
-    /// Ensures that it is still this consumer's, and counts the delivery; returns how it ends otherwise.
-    async fn begin(&mut self) -> Option<Ending> {
+    /// Ensures that it is still this consumer's, and counts the delivery.
+    async fn begin(&mut self) -> Start {
         let mut failures = 0;
         loop {
             match self.context.hold(self.entry, self.lease) {
-                Hold::Lost => return Some(Ending::Lost),
-                Hold::GivenUp => return Some(self.release()),
-                Hold::Ours if self.is_counted => return None,
+                Hold::Lost => return Start::Never(Ending::Lost),
+                Hold::GivenUp => return Start::Never(self.release()),
+                Hold::Ours if self.is_counted => return Start::Now,
                 Hold::Ours | Hold::Doubtful => {}
             }
             // The number is absolute, so a call whose reply was lost can be repeated.
@@ -189,7 +205,8 @@ impl Delivery {
             let renewal = Renewal { entry: self.entry, deliveries, idle: Duration::ZERO };
             let asked = BootInstant::now();
             match self.context.source.renew(&[renewal]).await {
-                Ok(lost) if lost.is_empty() => {
+                Ok(renewed) if !renewed.refused.is_empty() => return Start::Later,
+                Ok(renewed) if renewed.lost.is_empty() => {
                     if !self.is_counted {
                         self.context.metrics.redelivered.increment(1);
                     }
@@ -197,11 +214,11 @@ impl Delivery {
                     self.context.held.renewed(&[renewal], &[], asked);
                     self.context.held.count(self.entry, deliveries);
                 }
-                Ok(_) => return Some(Ending::Lost),
+                Ok(_) => return Start::Never(Ending::Lost),
                 Err(error) => {
                     tracing::debug!(consumer = self.context.name, %error, "an entry cannot be renewed; retrying");
                     if !self.pause(pause_after(failures)).await {
-                        return Some(self.release());
+                        return Start::Never(self.release());
                     }
                     failures = failures.saturating_add(1);
                 }
@@ -276,9 +293,12 @@ async fn set_aside(context: &ConsumerContext, lease: Option<LeaseId>, letter: De
             }
             Ok(false) => return Ending::Lost,
             Err(_) => {
+                // It takes no room from others meanwhile.
+                context.held.set_waiting(letter.entry, true);
                 if !context.pause(pause_after(failures)).await {
                     return Ending::Lost;
                 }
+                context.held.set_waiting(letter.entry, false);
                 failures = failures.saturating_add(1);
             }
         }

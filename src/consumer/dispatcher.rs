@@ -1,15 +1,23 @@
 //! Delivers entries, those of one key one after the other.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use futures_util::future::Either;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 
 use super::context::ConsumerContext;
 use super::delivery::{Ending, deliver};
+use super::keys::{Key, Keys, Next, key_of};
+use super::loading::{Loaded, load};
 use crate::backend::event_source::{EntryRef, Received};
 use crate::clock::BootInstant;
+
+/// What a task of the dispatcher has done.
+enum Done {
+    Delivered(EntryRef, Option<Key>, Ending),
+    Loaded(Key, Loaded),
+}
 
 /// Delivers until the readers have ended and every delivery has.
 pub(super) async fn dispatch(
@@ -21,99 +29,53 @@ pub(super) async fn dispatch(
     let mut is_reading = true;
     let start = |received: Received, key: Option<Key>| {
         let (context, entry) = (Arc::clone(&context), received.entry);
-        async move { (entry, key, deliver(context, received).await) }
+        Either::Left(async move { Done::Delivered(entry, key, deliver(context, received).await) })
+    };
+    // The acknowledger ends later than this.
+    let end = |entry: EntryRef, ending: Ending| match ending {
+        Ending::Handled => _ = handled.send(entry),
+        Ending::SetAside => context.held.remove([entry], BootInstant::now()),
+        Ending::Lost => {
+            context.held.remove([entry], BootInstant::now());
+            context.metrics.lost.increment(1);
+        }
+        Ending::Released(renewal) => context.release(renewal),
     };
     while is_reading || !running.is_empty() {
-        tokio::select! {
-            batch = read.recv(), if is_reading => match batch {
-                Some(batch) => for received in batch {
-                    let (key, entry) = (key_of(&received), received.entry);
-                    match keys.enter(key.as_ref(), received) {
-                        Some(received) => running.push(start(received, key)),
-                        None => context.held.set_waiting(entry, true),
+        let free = tokio::select! {
+            batch = read.recv(), if is_reading => {
+                is_reading = batch.is_some();
+                for received in batch.into_iter().flatten() {
+                    let key = key_of(&received);
+                    if let Some(received) = keys.enter(key.as_ref(), received, |entry| context.held.wait_behind(entry)) {
+                        running.push(start(received, key));
                     }
-                },
-                None => is_reading = false,
+                }
+                None
+            }
+            Some(done) = running.next() => match done {
+                Done::Delivered(entry, key, ending) => {
+                    end(entry, ending);
+                    key
+                }
+                Done::Loaded(key, Loaded { entries, ended }) => {
+                    ended.into_iter().for_each(|(entry, ending)| end(entry, ending));
+                    keys.put_back(&key, entries);
+                    Some(key)
+                }
             },
-            Some((entry, key, ending)) = running.next() => {
-                match ending {
-                    // The acknowledger ends later than this.
-                    Ending::Handled => _ = handled.send(entry),
-                    Ending::SetAside | Ending::Lost => context.held.remove([entry], BootInstant::now()),
-                    Ending::Released(renewal) => context.release(renewal),
-                }
-                if matches!(ending, Ending::Lost) {
-                    context.metrics.lost.increment(1);
-                }
-                if let Some(key) = key && let Some(next) = keys.leave(&key) {
-                    context.held.set_waiting(next.entry, false);
-                    running.push(start(next, Some(key)));
-                }
+        };
+        let Some(key) = free else { continue };
+        match keys.leave(&key, context.held.loadable()) {
+            Some(Next::Entry(next)) => {
+                context.held.set_active(next.entry);
+                running.push(start(next, Some(key)));
             }
-        }
-    }
-}
-
-/// A key of one stream, whose events are handled one after the other.
-type Key = (usize, String);
-
-fn key_of(received: &Received) -> Option<Key> {
-    let key = &received.event.as_ref().ok()?.partition_key;
-    (!key.is_empty()).then(|| (received.entry.stream, key.clone()))
-}
-
-/// The keys of which an event is being delivered, with the events that wait behind it.
-#[derive(Default)]
-struct Keys {
-    busy: HashMap<Key, VecDeque<Received>>,
-}
-
-impl Keys {
-    /// Returns the entry if it can be delivered now.
-    fn enter(&mut self, key: Option<&Key>, received: Received) -> Option<Received> {
-        let Some(key) = key else { return Some(received) };
-        match self.busy.get_mut(key) {
-            Some(waiting) => waiting.push_back(received),
-            None => {
-                self.busy.insert(key.clone(), VecDeque::new());
-                return Some(received);
+            Some(Next::Parked(parked)) => {
+                let context = Arc::clone(&context);
+                running.push(Either::Right(async move { Done::Loaded(key, load(&context, parked).await) }));
             }
+            None => {}
         }
-        None
-    }
-
-    /// Ends a key's delivery; returns its next entry.
-    fn leave(&mut self, key: &Key) -> Option<Received> {
-        let next = self.busy.get_mut(key)?.pop_front();
-        if next.is_none() {
-            self.busy.remove(key);
-        }
-        next
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backend::event_source::EntryId;
-
-    fn received(number: u64) -> Received {
-        let entry = EntryRef { stream: 0, id: EntryId { millis: 1, number } };
-        Received { entry, deliveries: 1, is_claimed: false, lease: None, bytes: 1, event: Err(String::new()) }
-    }
-
-    #[test]
-    fn the_entries_of_a_key_leave_one_by_one_and_in_order() {
-        let key = |name: &str| (0, name.to_owned());
-        let mut keys = Keys::default();
-        assert!(keys.enter(Some(&key("a")), received(1)).is_some());
-        assert!(
-            keys.enter(Some(&key("a")), received(2)).is_none() && keys.enter(Some(&key("a")), received(3)).is_none()
-        );
-        assert!(keys.enter(Some(&key("b")), received(4)).is_some() && keys.enter(None, received(5)).is_some());
-        let next = |keys: &mut Keys| keys.leave(&key("a")).map(|received| received.entry.id.number);
-        assert_eq!([next(&mut keys), next(&mut keys), next(&mut keys)], [Some(2), Some(3), None]);
-        assert!(keys.enter(Some(&key("a")), received(6)).is_some());
-        assert_eq!(keys.busy.len(), 2);
     }
 }

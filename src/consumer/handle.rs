@@ -64,8 +64,9 @@ impl OutboxConsumer {
             .handlers
             .iter()
             .map(|handler| (handler.name().to_owned(), if handler.is_alive() { Ok(()) } else { stopped() }));
+        let refusing = || self.context.source.refusing().map(|reason| reason.to_string());
         ConsumerHealth {
-            source: self.context.trouble().map_or(Ok(()), Err),
+            source: self.context.trouble().or_else(refusing).map_or(Ok(()), Err),
             handlers: handlers.collect(),
             in_flight: self.context.held.len(),
             partitions: self.context.source.leases().map(StreamLeases::held).unwrap_or_default(),

@@ -10,9 +10,17 @@ use tokio::sync::Notify;
 use crate::backend::event_source::{EntryRef, Received, Renewal};
 use crate::clock::BootInstant;
 
-/// The most entries in memory that handlers may have, and the most that wait for their key or for another try.
+/// The most entries in memory that handlers may have, and the most that wait for another try or, with their events, for their key.
 const MOST_ENTRIES: usize = 5_000;
 const MOST_WAITING: usize = 5_000;
+
+/// The most entries that wait for their key without their events, and for each second of `reclaim_after`: each is renewed, and
+/// more would keep the server busy.
+const MOST_PARKED: usize = 100_000;
+const MOST_PARKED_PER_SECOND: u64 = 10_000;
+
+/// Events of one key that are loaded together, at most.
+const MOST_LOADED: usize = 100;
 
 /// A consumer reads ahead as much as it has handled in this time.
 const READ_AHEAD: Duration = Duration::from_millis(200);
@@ -20,6 +28,19 @@ const READ_AHEAD: Duration = Duration::from_millis(200);
 /// The part of `reclaim_after` after which an entry is renewed, and the one after which it may be another consumer's.
 const RENEWED_AFTER: u32 = 4;
 const DOUBTFUL_AFTER: (u32, u32) = (2, 3);
+
+/// Where an entry is on its way to the handlers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Handlers have it, or get it next.
+    Active,
+    /// It waits for another try.
+    Waiting,
+    /// It waits for an earlier one of its key.
+    Behind,
+    /// Likewise, and its event is not in memory.
+    Parked,
+}
 
 /// Whether an entry may be given to handlers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +60,7 @@ pub(super) struct Held {
     /// What is read ahead at least: enough that no handler waits.
     least: usize,
     max_bytes: usize,
+    max_parked: usize,
     reclaim_after: Duration,
 }
 
@@ -47,13 +69,21 @@ struct State {
     entries: HashMap<EntryRef, HeldEntry>,
     /// How many there are of each stream.
     streams: BTreeMap<usize, usize>,
-    bytes: usize,
-    /// The entries that wait for their key or for another try: they take no room from the others.
-    waiting: usize,
-    waiting_bytes: usize,
+    active: Sum,
+    /// These take no room from the active ones.
+    waiting: Sum,
+    behind: Sum,
+    parked: Sum,
     /// When entries were done, in groups.
     done: VecDeque<(BootInstant, usize)>,
     done_count: usize,
+}
+
+/// How many entries, and how large.
+#[derive(Default, Clone, Copy)]
+struct Sum {
+    entries: usize,
+    bytes: usize,
 }
 
 struct HeldEntry {
@@ -62,7 +92,7 @@ struct HeldEntry {
     deliveries: u32,
     bytes: usize,
     is_lost: bool,
-    is_waiting: bool,
+    stage: Stage,
     /// Its lease says whose it is, so it needs no renewal.
     is_leased: bool,
 }
@@ -70,7 +100,16 @@ struct HeldEntry {
 impl Held {
     pub(super) fn new(concurrency: usize, max_bytes: usize, reclaim_after: Duration) -> Self {
         let least = concurrency.saturating_mul(2);
-        Self { state: Mutex::default(), room: [Notify::new(), Notify::new()], least, max_bytes, reclaim_after }
+        let max_parked = MOST_PARKED_PER_SECOND.saturating_mul(reclaim_after.as_secs());
+        let max_parked = usize::try_from(max_parked).unwrap_or(usize::MAX).min(MOST_PARKED);
+        Self {
+            state: Mutex::default(),
+            room: [Notify::new(), Notify::new()],
+            least,
+            max_bytes,
+            max_parked,
+            reclaim_after,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -83,15 +122,15 @@ impl Held {
         if state.entries.contains_key(&received.entry) {
             return false;
         }
-        state.bytes += received.bytes;
         let entry = HeldEntry {
             confirmed: asked,
             deliveries: received.deliveries,
             bytes: received.bytes,
             is_lost: false,
-            is_waiting: false,
+            stage: Stage::Active,
             is_leased: received.lease.is_some(),
         };
+        state.active.add(received.bytes);
         *state.streams.entry(received.entry.stream).or_default() += 1;
         state.entries.insert(received.entry, entry);
         true
@@ -102,9 +141,8 @@ impl Held {
         let mut state = self.state();
         let mut count = 0;
         for entry in entries {
-            state.set_waiting(entry, false);
             if let Some(held) = state.entries.remove(&entry) {
-                state.bytes -= held.bytes;
+                state.sum(held.stage).remove(held.bytes);
                 count += 1;
                 if let Some(of_stream) = state.streams.get_mut(&entry.stream) {
                     *of_stream -= 1;
@@ -120,12 +158,46 @@ impl Held {
         self.room.iter().for_each(Notify::notify_one);
     }
 
-    /// Notes whether an entry waits for its key or for another try.
+    /// Notes whether an entry waits for another try.
     pub(super) fn set_waiting(&self, entry: EntryRef, waits: bool) {
-        self.state().set_waiting(entry, waits);
+        self.state().set(entry, if waits { Stage::Waiting } else { Stage::Active });
         if waits {
             self.room.iter().for_each(Notify::notify_one);
         }
+    }
+
+    /// Notes that an entry waits for an earlier one of its key; returns whether there is room for its event. Otherwise it must be
+    /// loaded again.
+    pub(super) fn wait_behind(&self, entry: EntryRef) -> bool {
+        let mut state = self.state();
+        let bytes = state.entries.get(&entry).map_or(0, |held| held.bytes);
+        let (entries, waiting_bytes) = state.waits();
+        let has_room = entries < MOST_WAITING && waiting_bytes + bytes <= self.max_bytes;
+        state.set(entry, if has_room { Stage::Behind } else { Stage::Parked });
+        drop(state);
+        self.room.iter().for_each(Notify::notify_one);
+        has_room
+    }
+
+    /// How many parked entries of a key may be loaded: one that handlers get next, and more if there is room for them.
+    pub(super) fn loadable(&self) -> usize {
+        let (entries, bytes) = self.state().waits();
+        if bytes < self.max_bytes { MOST_WAITING.saturating_sub(entries).clamp(1, MOST_LOADED) } else { 1 }
+    }
+
+    /// Notes that the event of a parked entry is in memory again.
+    pub(super) fn loaded(&self, entry: EntryRef, bytes: usize) {
+        let mut state = self.state();
+        state.set(entry, Stage::Behind);
+        let Some(held) = state.entries.get_mut(&entry) else { return };
+        let before = std::mem::replace(&mut held.bytes, bytes);
+        state.behind.remove(before);
+        state.behind.add(bytes);
+    }
+
+    /// Notes that an entry's turn has come.
+    pub(super) fn set_active(&self, entry: EntryRef) {
+        self.state().set(entry, Stage::Active);
     }
 
     pub(super) fn clear(&self) {
@@ -142,7 +214,8 @@ impl Held {
     }
 
     /// How many entries may be read now: as many as were handled lately fit into memory, so that a slow consumer leaves
-    /// entries to others. Entries that wait have a bound of their own, so that one key stops the others only with very many.
+    /// entries to others. Entries that wait have bounds of their own, so that they do not keep others from being read until there
+    /// are very many.
     pub(super) fn room(&self, now: BootInstant) -> usize {
         let mut state = self.state();
         while state.done.front().is_some_and(|(at, _)| now.since(*at) > READ_AHEAD) {
@@ -150,9 +223,10 @@ impl Held {
             state.done_count -= count;
         }
         let most = state.done_count.max(self.least).min(MOST_ENTRIES.max(self.least));
-        let (active, bytes) = (state.entries.len() - state.waiting, state.bytes - state.waiting_bytes);
-        let has_bytes = (active == 0 || bytes < self.max_bytes) && state.waiting_bytes <= self.max_bytes;
-        if has_bytes { most.saturating_sub(active).min(MOST_WAITING.saturating_sub(state.waiting)) } else { 0 }
+        let State { active, waiting, parked, .. } = *state;
+        let has_bytes = (active.entries == 0 || active.bytes < self.max_bytes) && waiting.bytes <= self.max_bytes;
+        let may_wait = MOST_WAITING.saturating_sub(waiting.entries).min(self.max_parked.saturating_sub(parked.entries));
+        if has_bytes { most.saturating_sub(active.entries).min(may_wait) } else { 0 }
     }
 
     /// Waits until an entry was removed, for the task that reads shared streams or the one that reads leased ones.
@@ -208,127 +282,39 @@ impl Held {
 }
 
 impl State {
-    fn set_waiting(&mut self, entry: EntryRef, waits: bool) {
-        let Some(held) = self.entries.get_mut(&entry).filter(|held| held.is_waiting != waits) else { return };
-        held.is_waiting = waits;
-        if waits {
-            self.waiting += 1;
-            self.waiting_bytes += held.bytes;
-        } else {
-            self.waiting -= 1;
-            self.waiting_bytes -= held.bytes;
+    fn sum(&mut self, stage: Stage) -> &mut Sum {
+        match stage {
+            Stage::Active => &mut self.active,
+            Stage::Waiting => &mut self.waiting,
+            Stage::Behind => &mut self.behind,
+            Stage::Parked => &mut self.parked,
         }
+    }
+
+    fn set(&mut self, entry: EntryRef, stage: Stage) {
+        let Some(held) = self.entries.get_mut(&entry) else { return };
+        let (before, bytes) = (std::mem::replace(&mut held.stage, stage), held.bytes);
+        self.sum(before).remove(bytes);
+        self.sum(stage).add(bytes);
+    }
+
+    /// The entries that wait with their events, and their bytes.
+    fn waits(&self) -> (usize, usize) {
+        (self.waiting.entries + self.behind.entries, self.waiting.bytes + self.behind.bytes)
+    }
+}
+
+impl Sum {
+    fn add(&mut self, bytes: usize) {
+        self.entries += 1;
+        self.bytes += bytes;
+    }
+
+    fn remove(&mut self, bytes: usize) {
+        self.entries -= 1;
+        self.bytes -= bytes;
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backend::event_source::{EntryId, LeaseId};
-
-    const RECLAIM: Duration = Duration::from_secs(9);
-
-    fn entry(number: u64) -> EntryRef {
-        EntryRef { stream: 0, id: EntryId { millis: 1, number } }
-    }
-
-    fn received(number: u64, bytes: usize) -> Received {
-        Received {
-            entry: entry(number),
-            deliveries: 1,
-            is_claimed: false,
-            lease: None,
-            bytes,
-            event: Err(String::new()),
-        }
-    }
-
-    fn held(concurrency: usize, max_bytes: usize) -> (Held, BootInstant) {
-        (Held::new(concurrency, max_bytes, RECLAIM), BootInstant::now())
-    }
-
-    #[test]
-    fn a_consumer_reads_ahead_twice_its_concurrency_and_what_it_handled_lately() {
-        let (held, now) = held(2, 1_000_000);
-        assert_eq!(held.room(now), 4);
-        for number in 0..4 {
-            assert!(held.add(&received(number, 10), now));
-        }
-        assert_eq!(held.room(now), 0);
-        held.remove((0..4).map(entry), now);
-        assert_eq!(held.room(now), 4);
-        for number in 10..110 {
-            held.add(&received(number, 10), now);
-        }
-        held.remove((10..110).map(entry), now);
-        assert_eq!(held.room(now), 104);
-        assert_eq!(held.room(now.after(READ_AHEAD * 2)), 4);
-    }
-
-    #[test]
-    fn bytes_stop_reading_but_one_entry_is_always_read() {
-        let (held, now) = held(8, 100);
-        held.add(&received(1, 500), now);
-        assert_eq!(held.room(now), 0);
-        held.remove([entry(1)], now);
-        assert_eq!(held.room(now), 16);
-    }
-
-    #[test]
-    fn entries_that_wait_take_no_room_until_there_are_very_many() {
-        let (held, now) = held(2, 1_000_000);
-        let most = u64::try_from(MOST_WAITING).unwrap();
-        for number in 0..most - 1 {
-            held.add(&received(number, 10), now);
-            held.set_waiting(entry(number), true);
-        }
-        assert_eq!(held.room(now), 1);
-        held.add(&received(most, 10), now);
-        held.set_waiting(entry(most), true);
-        assert_eq!(held.room(now), 0);
-        held.set_waiting(entry(0), false);
-        held.remove([entry(1)], now);
-        assert_eq!(held.room(now), 2);
-        held.remove((0..=most).map(entry), now.after(READ_AHEAD * 2));
-        assert_eq!(held.room(now.after(READ_AHEAD * 5)), 4);
-        held.add(&received(9_999, 2_000_000), now);
-        held.set_waiting(entry(9_999), true);
-        assert_eq!(held.room(now.after(READ_AHEAD * 5)), 0, "its bytes are too many");
-    }
-
-    #[test]
-    fn an_entry_that_is_here_is_not_added_again() {
-        let (held, now) = held(8, 100);
-        assert!(held.add(&received(1, 1), now));
-        assert!(!held.add(&received(1, 1), now));
-        assert_eq!(held.len(), 1);
-    }
-
-    #[test]
-    fn an_entry_of_a_leased_stream_is_not_renewed_and_its_stream_is_busy_until_it_is_removed() {
-        let (held, now) = held(8, 100);
-        held.add(&Received { lease: Some(LeaseId(1)), ..received(1, 1) }, now);
-        let late = now.after(RECLAIM);
-        assert!(held.due(late).is_empty());
-        assert_eq!((held.hold(entry(1), late), held.streams()), (Hold::Ours, BTreeSet::from([0])));
-        held.remove([entry(1)], now);
-        assert_eq!((held.hold(entry(1), late), held.streams()), (Hold::Lost, BTreeSet::new()));
-    }
-
-    #[test]
-    fn an_entry_is_renewed_before_it_is_doubtful_and_doubtful_before_others_may_take_it() {
-        let (held, now) = held(8, 100);
-        held.add(&received(1, 1), now);
-        let at = |seconds| now.after(Duration::from_secs(seconds));
-        assert!(held.due(at(2)).is_empty());
-        let due = held.due(at(3));
-        assert_eq!(due.len(), 1);
-        assert_eq!((held.hold(entry(1), at(5)), held.hold(entry(1), at(6))), (Hold::Ours, Hold::Doubtful));
-        assert_eq!(held.renewed(&due, &[], at(4)), 0);
-        assert_eq!(held.hold(entry(1), at(9)), Hold::Ours);
-        assert_eq!(held.renewed(&due, &[entry(1)], at(9)), 1);
-        assert_eq!(held.hold(entry(1), at(9)), Hold::Lost);
-        assert!(held.due(at(99)).is_empty());
-        assert_eq!(held.hold(entry(2), now), Hold::Lost);
-    }
-}
+mod tests;

@@ -1,10 +1,12 @@
 //! The other end: handler actors for the events in streams, with retries, dead letters and order per key.
 //!
 //! One consumer is a set of tasks around a [`source`](crate::backend::event_source): one reads entries, as many as there is
-//! room for ([`held`]); the [`dispatcher`] delivers them ([`delivery`]), those of a key one after the other; one acknowledges
-//! what is handled, and one renews what is handled for long ([`tasks`]); two more read partitions and keep their leases
+//! room for ([`held`]); the [`dispatcher`] delivers them ([`delivery`]), those of a key one after the other ([`keys`]), and loads those again
+//! ([`loading`]) whose events it has dropped meanwhile; one acknowledges
+//! what is handled ([`acknowledging`]), and one renews what is handled for long ([`tasks`]); two more read partitions and keep their leases
 //! ([`partitions`]). [`starting`] starts them, and again after a panic.
 
+mod acknowledging;
 mod builder;
 mod context;
 mod dead_letters;
@@ -13,6 +15,8 @@ mod dispatcher;
 mod handle;
 mod health;
 mod held;
+mod keys;
+mod loading;
 mod partitions;
 mod starting;
 mod status;
@@ -24,7 +28,7 @@ mod tests;
 mod webhook;
 
 pub use builder::ConsumerBuilder;
-pub use dead_letters::{DeadLetters, LetterFacts, LetterId, LettersChanged};
+pub use dead_letters::{DeadLetters, LetterAction, LetterFacts, LetterId, LettersChanged};
 pub use handle::OutboxConsumer;
 pub use health::ConsumerHealth;
 pub use status::{ConsumerStatus, StreamStatus};

@@ -7,12 +7,13 @@ use actix::{Arbiter, System};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::acknowledging::acknowledge;
 use super::builder::ConsumerBuilder;
 use super::context::ConsumerContext;
 use super::dispatcher::dispatch;
 use super::handle::OutboxConsumer;
 use super::partitions::{give_back, keep_leases, read_partitions};
-use super::tasks::{acknowledge, read, renew};
+use super::tasks::{read, renew};
 use crate::backend::redis::source::RedisSource;
 use crate::error::{SettingsError, SystemError};
 use crate::handlers::{Subscribe, Subscription, check_handler_name};

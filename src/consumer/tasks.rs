@@ -1,19 +1,15 @@
-//! The tasks that read shared streams, acknowledge, and renew.
+//! The tasks that read shared streams, and renew.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::context::{Call, ConsumerContext};
-use crate::backend::event_source::{EntryRef, Received};
+use crate::backend::event_source::{Claimed, Received};
 use crate::backoff::pause_after;
 use crate::clock::BootInstant;
 use crate::fault_injection::{self, ProtocolRule};
-
-/// The most entries that are acknowledged together.
-const MOST_ACKNOWLEDGED: usize = 1_000;
 
 /// How often a reader checks for room if nothing tells it.
 pub(super) const ROOM_CHECK: Duration = Duration::from_millis(50);
@@ -30,9 +26,13 @@ pub(super) async fn read(context: Arc<ConsumerContext>, entries: mpsc::Sender<Ve
             continue;
         }
         let claims = asked >= next_claim;
-        let read = if claims { context.source.claim(room).await } else { context.source.read(room).await };
+        let read = if claims {
+            context.source.claim(room).await
+        } else {
+            context.source.read(room).await.map(|entries| Claimed { entries, may_be_more: true })
+        };
         context.note(Call::Reading, &read);
-        let Ok(mut read) = read else {
+        let Ok(Claimed { entries: mut read, may_be_more }) = read else {
             // A claim that fails does not keep new entries from being read.
             next_claim = if claims { asked.after(ROOM_CHECK) } else { next_claim };
             context.pause(pause_after(failures)).await;
@@ -40,7 +40,7 @@ pub(super) async fn read(context: Arc<ConsumerContext>, entries: mpsc::Sender<Ve
             continue;
         };
         failures = 0;
-        if claims && read.is_empty() {
+        if !may_be_more {
             next_claim = asked.after(context.settings.reclaim_after / 2);
         }
         // An entry that is here may be read again after a reply was lost.
@@ -59,27 +59,6 @@ async fn wait_for_room(context: &ConsumerContext) {
     }
 }
 
-/// Acknowledges what is handled, as much as there is in one call, until the dispatcher has ended.
-pub(super) async fn acknowledge(context: Arc<ConsumerContext>, mut handled: mpsc::UnboundedReceiver<EntryRef>) {
-    let mut entries = Vec::new();
-    while handled.recv_many(&mut entries, MOST_ACKNOWLEDGED).await > 0 {
-        let mut failures = 0;
-        loop {
-            let acknowledged = context.source.acknowledge(&entries).await;
-            context.note(Call::Acknowledging, &acknowledged);
-            if acknowledged.is_ok() {
-                break;
-            }
-            tokio::time::sleep(pause_after(failures)).await;
-            failures = failures.saturating_add(1);
-        }
-        context.metrics.acknowledged.increment(entries.len() as u64);
-        context.acknowledged.fetch_add(entries.len() as u64, Ordering::Relaxed);
-        context.held.remove(entries.drain(..), BootInstant::now());
-        context.metrics.in_flight.set(context.held.len() as f64);
-    }
-}
-
 /// Renews what is in memory for long, so that no other consumer takes it. Does not end.
 pub(super) async fn renew(context: Arc<ConsumerContext>) {
     let mut pause = context.settings.reclaim_after / 8;
@@ -87,17 +66,22 @@ pub(super) async fn renew(context: Arc<ConsumerContext>) {
         tokio::time::sleep(pause).await;
         pause = context.settings.reclaim_after / 8;
         let asked = BootInstant::now();
-        let due = context.held.due(asked);
+        let mut due = context.held.due(asked);
         if due.is_empty() || fault_injection::is_off(ProtocolRule::Renewal) {
             context.note(Call::Renewing, &Ok(()));
             continue;
         }
         let renewed = context.source.renew(&due).await;
-        context.note(Call::Renewing, &renewed);
         if renewed.is_err() {
             pause = pause_after(0);
         }
-        let lost = renewed.map_or(0, |lost| context.held.renewed(&due, &lost, asked));
+        let renewed = renewed.and_then(|renewed| {
+            due.retain(|renewal| !renewed.refused.contains_key(&renewal.entry.stream));
+            let lost = context.held.renewed(&due, &renewed.lost, asked);
+            renewed.refused.into_values().next().map_or(Ok(lost), Err)
+        });
+        context.note(Call::Renewing, &renewed);
+        let lost = renewed.unwrap_or(0);
         if lost > 0 {
             tracing::warn!(consumer = context.name, entries = lost, "another consumer took entries of this one");
         }

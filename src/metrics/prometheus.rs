@@ -41,10 +41,7 @@ impl Prometheus {
     /// # Errors
     /// If another recorder is installed already.
     pub fn install() -> Result<Self, PrometheusError> {
-        let builder = histograms().try_fold(PrometheusBuilder::new(), |builder, name| {
-            builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), BUCKETS)
-        })?;
-        let handle = builder.install_recorder()?;
+        let handle = builder()?.install_recorder()?;
         let upkeep = handle.clone();
         let started = std::thread::Builder::new().name("outbox-metrics".to_owned()).spawn(move || {
             loop {
@@ -58,11 +55,40 @@ impl Prometheus {
         Ok(Self { handle })
     }
 
+    /// A recorder that is not installed.
+    #[cfg(test)]
+    pub(crate) fn recorder() -> (metrics_exporter_prometheus::PrometheusRecorder, Self) {
+        let recorder = builder().unwrap().build_recorder();
+        let handle = recorder.handle();
+        (recorder, Self { handle })
+    }
+
     /// The metrics in the text format, with the content type `text/plain; version=0.0.4`.
     #[must_use]
     pub fn render(&self) -> String {
-        self.handle.render()
+        without_unknown(self.handle.render())
     }
+}
+
+/// Leaves out what consumers do not know.
+fn without_unknown(text: String) -> String {
+    #[cfg(feature = "consumer")]
+    if text.contains(" NaN") {
+        let is_known = |line: &&str| {
+            !line.ends_with(" NaN")
+                || !super::consumer::BACKLOG
+                    .iter()
+                    .any(|name| line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{')))
+        };
+        return text.split_inclusive('\n').filter(|line| is_known(&line.trim_end())).collect();
+    }
+    text
+}
+
+fn builder() -> Result<PrometheusBuilder, BuildError> {
+    histograms().try_fold(PrometheusBuilder::new(), |builder, name| {
+        builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), BUCKETS)
+    })
 }
 
 impl std::fmt::Debug for Prometheus {

@@ -36,7 +36,7 @@ table! {
         start: StartAt = StartAt::First, start_at;
         /// The most events that handlers have at a time.
         concurrency: usize = 16, |node| node.integer(FROM_ONE);
-        /// Nothing is read while handlers, or events that wait for their turn, have more bytes than this.
+        /// Nothing is read while handlers, or events that wait for another try, have more bytes than this.
         max_bytes: usize = 16 << 20, Node::size;
         /// The time limit of a handler for one event.
         handler_timeout: Duration = Duration::from_secs(30), Node::duration;

@@ -228,6 +228,10 @@ pub(crate) trait AdminStore: Send + Sync {
     /// Changes those of the events that allow it and records that with the note, in one transaction; returns their ids.
     async fn change(&self, change: &Action, ids: &[Uuid], note: &AuditNote) -> Result<Vec<Uuid>>;
 
+    /// Records a change that was made outside of the database.
+    #[cfg(feature = "consumer")]
+    async fn record(&self, row: AuditRow) -> Result<()>;
+
     /// Operators' changes, newest first: only those before this one.
     async fn audit(&self, before: Option<i64>, limit: i64) -> Result<Vec<AuditEntry>>;
 

@@ -52,6 +52,13 @@ impl AuditNote {
         }
     }
 
+    /// The row about dead letters, of which there is at least one.
+    #[cfg(feature = "consumer")]
+    pub(crate) fn letters_row(&self, action: &'static str, letters: usize, names: &str) -> AuditRow {
+        let events = i64::try_from(letters).unwrap_or(i64::MAX);
+        AuditRow { note: self.clone(), action, events, ids: Vec::new(), reason: bounded(names) }
+    }
+
     /// The row about a backend.
     pub(crate) fn backend_row(&self, action: &'static str, reason: &str) -> AuditRow {
         AuditRow { note: self.clone(), action, events: 0, ids: Vec::new(), reason: bounded(reason) }
@@ -82,7 +89,7 @@ impl AuditRow {
     }
 }
 
-/// A change that an operator made to events or to a backend.
+/// A change that an operator made to events, to dead letters or to a backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[non_exhaustive]
@@ -95,15 +102,16 @@ pub struct AuditEntry {
     pub who: String,
     /// From where: an address or a host's name; empty if unknown.
     pub from: String,
-    /// What was done: `retry`, `fail`, `replay`, `delete` or `move` to events, `pause` or `resume` to a backend.
+    /// What was done: `retry`, `fail`, `replay`, `delete` or `move` to events, `pause` or `resume` to a backend,
+    /// `retry_dead` or `delete_dead` to a consumer's dead letters.
     pub action: String,
-    /// The filter that selected the events, or the backend; `None` if events were selected by their ids.
+    /// The filter that selected the events, the backend, or the consumer; `None` if events were selected by their ids.
     pub filter: Option<String>,
-    /// How many events were changed; none by a pause or its end.
+    /// How many events or dead letters were changed; none by a pause or its end.
     pub events: u64,
     /// The ids of the events that were changed: the first 1,000.
     pub ids: Vec<Uuid>,
-    /// The reason of `fail` and `pause`, or where events were moved; else empty.
+    /// The reason of `fail` and `pause`, where events were moved, or the first dead letters that were changed; else empty.
     pub reason: String,
 }
 

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::support::process::{Running, Signal};
-use crate::support::{PATIENCE, eventually, redis};
+use crate::support::{PATIENCE, eventually, free_port, redis};
 use crate::test_outbox::TestOutbox;
 
 /// The consumer `mailer` of every test.
@@ -162,6 +162,55 @@ async fn a_command_that_fails_is_run_again_and_then_its_event_is_a_dead_letter()
     assert_eq!((&gone["changed"], &gone["skipped"][0]["id"]), (&0.into(), &entry.into()));
     let table = mail.run(&["dead", "list", "mailer"]).await.stdout();
     assert_eq!(table.trim_end(), "ENTRY  AT  TYPE  EVENT  DELIVERIES  REASON");
+}
+
+#[tokio::test]
+async fn changes_of_dead_letters_are_recorded_where_there_is_a_database_that_records_changes() {
+    let mail = Mail::with(1).await;
+    let dead = format!("{{{}}}:dead:mailer", mail.test.stream_name());
+    let mut redis = mail.test.redis().await;
+    let mut entries = Vec::new();
+    for _ in 0..5 {
+        let mut letter = ::redis::cmd("XADD");
+        letter.arg(&[&dead, "*", "a", "b"]);
+        for added in ["stream", "entry", "group", "consumer", "deliveries", "reason"] {
+            letter.arg(format!("dead_{added}")).arg("");
+        }
+        let id: String = letter.query_async(&mut redis).await.unwrap();
+        entries.push(format!("{dead}/{id}"));
+    }
+    let changed = async |arguments: &[&str]| {
+        let program = mail.run(&[&["dead"], arguments].concat()).await;
+        (program.stdout(), program.stderr())
+    };
+    assert_eq!(changed(&["retry", "mailer", &entries[0], &entries[1]]).await.0, "retried 2 dead letters\n");
+    let some = changed(&["delete", "mailer", &entries[1], &entries[2]]).await;
+    assert!(some.0 == "deleted 1 dead letter\n" && some.1.contains("is not there any more"), "{some:?}");
+    let none = changed(&["delete", "mailer", &entries[0]]).await;
+    assert!(none.1.contains("is not there any more"), "{none:?}");
+    let rows = "SELECT action, filter, events, reason, who FROM outbox_audit ORDER BY id";
+    let rows = mail.test.sql().await.query(rows, &[]).await.unwrap();
+    let rows: Vec<(String, String, i64, String)> =
+        rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect();
+    let row =
+        |action: &str, events: i64, reason: String| (action.to_owned(), "consumer=mailer".to_owned(), events, reason);
+    let both = format!("{} {}", entries[0], entries[1]);
+    assert_eq!(rows, [row("retry_dead", 2, both), row("delete_dead", 1, entries[2].clone())]);
+
+    let unreachable = format!("postgres://127.0.0.1:{}/outbox", free_port());
+    let refused = changed(&["delete", "mailer", &entries[3], "--database-url", &unreachable]).await;
+    assert!(refused.0.is_empty() && !refused.1.is_empty(), "a change that cannot be recorded is not made: {refused:?}");
+    let for_inbox = tempfile::tempdir().unwrap();
+    let for_inbox = format!("sqlite://{}/inbox.db", for_inbox.path().display());
+    mail.run(&["migrate", "--inbox", "--database-url", &for_inbox]).await;
+    let done = changed(&["delete", "mailer", &entries[3], "--database-url", &for_inbox]).await;
+    assert_eq!(done.0, "deleted 1 dead letter\n", "{}", done.1);
+    let without_database = mail.test.file(&format!("[publishers.default]\n{}\n{MAILER}", mail.test.stream()));
+    let mut program = mail.test.outbox(&without_database, &["dead", "delete", "mailer", &entries[4]]);
+    let done = program.env("OUTBOX_LOG", "info").output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "deleted 1 dead letter\n");
+    let log = String::from_utf8_lossy(&done.stderr);
+    assert!(log.contains("an operator changed dead letters") && log.contains("command line"), "{log}");
 }
 
 #[tokio::test]

@@ -28,6 +28,7 @@ mod embedded;
 mod entries;
 mod examples;
 mod explain;
+mod explain_groups;
 mod failover;
 mod first_hour;
 mod half_broken;

@@ -270,6 +270,14 @@ async fn dead_letters_of_consumers_are_retried_and_deleted_after_a_confirmation(
     let retried = post(&console, "/consumers/mailer/dead/changes", json!({"action": "retry", "all": true}));
     assert_eq!(retried.json(), json!({"changed": 2, "missing": []}));
 
+    let audit = console.api("GET", "/audit", READER, None).json();
+    let [retried, deleted] = [&audit["entries"][0], &audit["entries"][1]];
+    assert_eq!((&retried["action"], &retried["events"]), (&json!("retry_dead"), &json!(2)), "{audit}");
+    assert_eq!((&deleted["action"], &deleted["reason"]), (&json!("delete_dead"), &json!(ids[0])));
+    assert!(deleted["who"].as_str().unwrap().ends_with("in the console"), "{audit}");
+    let changes = console.get("/audit", &cookie).body;
+    assert!(changes.contains("delete_dead") && changes.contains("consumer=mailer"), "{changes}");
+
     let refused =
         console.api("POST", "/consumers/mailer/dead/changes", READER, Some(json!({"action": "retry", "all": true})));
     assert_eq!(refused.status, 403);

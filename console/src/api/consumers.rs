@@ -1,8 +1,8 @@
 //! Consumers and their dead letters.
 
-use actix_outbox::{ConsumerStatus, DeadLetters, LetterFacts, LetterId, Settings, SystemError};
+use actix_outbox::{ConsumerStatus, DeadLetters, LetterFacts, LetterId, OutboxAdmin, Settings, SystemError};
 use actix_web::http::StatusCode;
-use actix_web::web;
+use actix_web::{ResponseError, web};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -14,6 +14,7 @@ impl From<SystemError> for Problem {
     fn from(error: SystemError) -> Self {
         let status = match &error {
             SystemError::Settings(_) => StatusCode::NOT_FOUND,
+            SystemError::Store(error) => error.status_code(),
             SystemError::Source(_) => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -127,6 +128,7 @@ pub(super) struct LettersDone {
 ))]
 pub(super) async fn change(
     settings: web::Data<Settings>,
+    admin: web::Data<OutboxAdmin>,
     name: web::Path<String>,
     author: web::ReqData<Author>,
     request: web::Json<LetterChange>,
@@ -142,7 +144,7 @@ pub(super) async fn change(
             (action, Letters::These(ids.map_err(bad)?))
         }
     };
-    let done = letters::change(&settings, &name, action, chosen, &author).await?;
+    let done = letters::change(&settings, &admin, &name, action, chosen, &author).await?;
     let missing = done.missing.iter().map(ToString::to_string).collect();
     Ok(web::Json(LettersDone { changed: done.changed, missing }))
 }

@@ -59,6 +59,7 @@ fn table(layout: &PageLayout, entries: &[AuditEntry]) -> Markup {
 
 fn row(layout: &PageLayout, entry: &AuditEntry) -> Markup {
     let is_of_backend = ["pause", "resume"].contains(&&*entry.action);
+    let is_of_letters = ["retry_dead", "delete_dead"].contains(&&*entry.action);
     html! {
         tr {
             td { (time(entry.at)) }
@@ -66,7 +67,9 @@ fn row(layout: &PageLayout, entry: &AuditEntry) -> Markup {
             td { (shortened(&entry.from)) }
             td { (entry.action) }
             td { @if let Some(filter) = &entry.filter { (shortened(filter)) } @else { "id" } }
-            td { @if !is_of_backend { (events(layout, entry)) } }
+            td {
+                @if is_of_letters { (entry.events) " dead" } @else if !is_of_backend { (events(layout, entry)) }
+            }
             td { (shortened(&entry.reason)) }
         }
     }

@@ -1,6 +1,8 @@
 //! The consumers, and their dead letters with the actions on them.
 
-use actix_outbox::{ConsumerStatus, DeadLetters, LetterFacts, LetterId, Settings, StreamStatus, SystemError};
+use actix_outbox::{
+    ConsumerStatus, DeadLetters, LetterFacts, LetterId, OutboxAdmin, Settings, StreamStatus, SystemError,
+};
 use actix_web::{HttpRequest, web};
 use maud::{Markup, html};
 
@@ -221,12 +223,13 @@ pub(super) async fn confirm(layout: PageLayout, settings: web::Data<Settings>, r
 pub(super) async fn change(
     layout: PageLayout,
     settings: web::Data<Settings>,
+    admin: web::Data<OutboxAdmin>,
     author: web::ReqData<Author>,
     form: String,
 ) -> PageResult {
     let bad = |reason: String| PageError::bad_request(&layout, reason);
     let (consumer, action, letters) = parse(&form).and_then(Request::change).map_err(bad)?;
-    let changed = letters::change(&settings, &consumer, action, letters, &author).await;
+    let changed = letters::change(&settings, &admin, &consumer, action, letters, &author).await;
     let changed = changed.map_err(PageError::from_system(&layout))?;
     let past = match action {
         LetterAction::Retry => "retried",

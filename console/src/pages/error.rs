@@ -38,6 +38,7 @@ impl PageError {
         move |error| {
             let status = match &error {
                 SystemError::Settings(_) => StatusCode::NOT_FOUND,
+                SystemError::Store(error) => error.status_code(),
                 SystemError::Source(_) => StatusCode::SERVICE_UNAVAILABLE,
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             };

@@ -1,5 +1,7 @@
 //! Explains why an event has not been sent: in a sentence for operators, in an object for programs.
 
+#[cfg(feature = "consumer")]
+mod groups;
 mod judge;
 mod route;
 mod sentence;
@@ -11,6 +13,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
+#[cfg(feature = "consumer")]
+pub use self::groups::{EventGroup, EventGroups, GroupState};
 use self::route::RouteNote;
 use crate::error::StoreError;
 use crate::event::{OutboxEvent, Status};

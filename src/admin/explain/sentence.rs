@@ -255,7 +255,7 @@ fn without_end(pause: &BackendPause) -> String {
 }
 
 /// A foreign error text as a sentence.
-fn sentence(error: &str) -> String {
+pub(super) fn sentence(error: &str) -> String {
     let error = error.trim();
     match error.chars().last() {
         None => "no reason was given.".to_owned(),
@@ -264,6 +264,6 @@ fn sentence(error: &str) -> String {
     }
 }
 
-fn time(time: DateTime<Utc>) -> String {
+pub(super) fn time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }

@@ -14,6 +14,10 @@ const NO_MEMORY: &str = "OOM";
 /// The code of a command for a key of another type.
 const WRONG_TYPE: &str = "WRONGTYPE";
 
+/// The code of a command that the user has no right to, or not for this key.
+#[cfg(feature = "consumer")]
+const NO_RIGHT: &str = "NOPERM";
+
 /// The code of a script for keys in several slots of a Redis Cluster, and what to do.
 const OTHER_SLOT: &str = "CROSSSLOT";
 const SAME_SLOT: &str =
@@ -51,10 +55,20 @@ pub(super) fn is_existing_group(error: &RedisError) -> bool {
     error.code() == Some("BUSYGROUP")
 }
 
-/// The code of an error, also of a command in a script.
+/// Whether a command is refused for its key: the same command for another key may succeed.
+#[cfg(feature = "consumer")]
+pub(super) fn is_refused_for_its_key(error: &RedisError) -> bool {
+    matches!(whole_code(error).as_deref(), Some(WRONG_TYPE | NO_RIGHT))
+}
+
+/// The code of an error, also of a command in a script, or of the first one in a pipeline.
 #[cfg(feature = "consumer")]
 fn whole_code(error: &RedisError) -> Option<String> {
-    match (error.code()?, error.detail()) {
+    let errors = error.clone().into_server_errors();
+    let first = errors.as_ref().and_then(|errors| errors.first()).map(|(_, error)| error);
+    let (own, detail) =
+        first.map_or_else(|| (error.code(), error.detail()), |error| (Some(error.code()), error.details()));
+    match (own?, detail) {
         (NO_CODE, Some(detail)) => Some(code(detail).to_owned()),
         (own, _) => Some(own.to_owned()),
     }

@@ -183,6 +183,75 @@ async fn a_key_whose_event_is_retried_later_holds_no_other_key_however_many_of_i
 }
 
 #[actix::test]
+async fn a_stream_whose_key_is_replaced_holds_up_no_other_stream() {
+    let mut broken = Stream::new().await;
+    let mut other = Stream { name: redis::stream(), connection: broken.connection.clone(), ..Stream::new().await };
+    broken.add([1, 2], "").await;
+    other.add([3], "").await;
+    let notes = Notes::default();
+    let may_end = Arc::new(tokio::sync::Semaphore::new(0));
+    let waits = Arc::clone(&may_end);
+    let handler = notes.worker(move |_| {
+        let waits = Arc::clone(&waits);
+        Box::pin(async move {
+            let _ = waits.acquire().await;
+            Ok(())
+        })
+    });
+    let builder = broken.builder("mailer-1", |settings| settings.streams.push(other.name.clone()));
+    let consumer = builder.subscribe(handler).start().await.unwrap();
+    eventually("all are being handled", PATIENCE, async || notes.all().len() == 3).await;
+    let _: () =
+        ::redis::cmd("SET").arg(&[&broken.name, "another type"]).query_async(&mut broken.connection).await.unwrap();
+    may_end.add_permits(1_000);
+    other.is_acknowledged().await;
+    other.add(10..200, "").await;
+    eventually("the other one is read on", PATIENCE, async || notes.all().len() == 193).await;
+    other.is_acknowledged().await;
+    let problem = consumer.health().source.unwrap_err();
+    assert!(problem.contains(&broken.name) && problem.contains("WRONGTYPE"), "{problem}");
+
+    let _: usize = ::redis::cmd("DEL").arg(&broken.name).query_async(&mut broken.connection).await.unwrap();
+    broken.add([300], "").await;
+    eventually("it is read again", PATIENCE, async || notes.count(300) == 1 && consumer.health().is_ok()).await;
+    broken.is_acknowledged().await;
+    consumer.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn a_key_that_waits_with_more_events_than_memory_allows_holds_no_other_key_and_stays_in_order() {
+    let mut stream = Stream::new().await;
+    stream.add(1..=12_000, "waits").await;
+    stream.add(12_001..=12_100, "other").await;
+    let notes = Notes::default();
+    let is_fixed = Arc::new(AtomicBool::new(false));
+    let works = Arc::clone(&is_fixed);
+    let handler = notes.handler(move |event| {
+        if event.seq == 1 && !works.load(Ordering::Relaxed) {
+            Err(HandlerError::after(Duration::from_millis(200), "not now"))
+        } else {
+            Ok(())
+        }
+    });
+    let builder = stream.builder("mailer-1", |settings| settings.max_deliveries = u32::MAX);
+    let consumer = builder.subscribe(handler).start().await.unwrap();
+    eventually("the other key is handled", PATIENCE, async || notes.count(12_100) == 1).await;
+    // Others would take what is not renewed.
+    let other = Notes::default();
+    let second = stream.builder("mailer-2", |_| {}).subscribe(other.handler(|_| Ok(()))).start().await.unwrap();
+    tokio::time::sleep(RECLAIM * 3).await;
+    assert_eq!(notes.all().iter().filter(|seq| (2..=12_000).contains(*seq)).count(), 0, "the key waits");
+    assert!(other.all().is_empty(), "{:?}", other.all());
+    is_fixed.store(true, Ordering::Relaxed);
+    stream.is_acknowledged().await;
+    let of_key: Vec<i64> = notes.all().into_iter().filter(|seq| (2..=12_000).contains(seq)).collect();
+    assert!(of_key.iter().copied().eq(2..=12_000), "{} in another order", of_key.len());
+    assert!(other.all().is_empty());
+    consumer.shutdown().await.unwrap();
+    second.shutdown().await.unwrap();
+}
+
+#[actix::test]
 async fn an_entry_that_was_trimmed_is_retried_like_others_and_then_a_dead_letter() {
     let mut stream = Stream::new().await;
     stream.add([1], "").await;

@@ -1,6 +1,7 @@
 //! Consumers of a real Redis.
 
 mod delivering;
+mod entries;
 mod failing;
 mod leaving;
 mod operating;

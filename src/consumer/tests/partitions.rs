@@ -242,6 +242,42 @@ async fn partitions_are_handed_over_while_another_ones_handler_still_runs() {
 }
 
 #[actix::test]
+async fn a_partition_whose_key_is_replaced_holds_up_no_other_partition() {
+    let parts = Partitioned::new().await;
+    let notes = Notes::default();
+    let consumer = parts.start("one", notes.handler(|_| Ok(()))).await;
+    eventually("it has all partitions", PATIENCE, async || held(&consumer) == 16).await;
+    parts.add(KEYS).await;
+    eventually("all are handled", PATIENCE, async || notes.all().len() == KEYS as usize).await;
+    let mut connection = parts.stream.connection.clone();
+    let broken = &parts.names()[0];
+    let _: () = ::redis::cmd("SET").arg(&[broken, "another type"]).query_async(&mut connection).await.unwrap();
+    for n in 1..16 {
+        let event = fixtures::event(1_000 + n, "k");
+        let mut add = ::redis::cmd("XADD");
+        add.arg(&parts.names()[n as usize]).arg("*");
+        let fields = entry_fields(&event).unwrap().fields;
+        fields.iter().for_each(|(name, value)| _ = add.arg(name.as_ref()).arg(value.as_ref()));
+        let _: String = add.query_async(&mut connection).await.unwrap();
+    }
+    eventually("the others are handled", PATIENCE, async || (1..16).all(|n| notes.count(1_000 + n) == 1)).await;
+    eventually("it is named", PATIENCE, async || {
+        consumer.health().source.is_err_and(|problem| problem.contains(broken))
+    })
+    .await;
+    consumer.update_gauges().await.unwrap();
+    let _: usize = ::redis::cmd("DEL").arg(broken).query_async(&mut connection).await.unwrap();
+    eventually("it is read again", PATIENCE, async || {
+        parts.add(KEYS).await;
+        consumer.health().is_ok()
+    })
+    .await;
+    let count = parts.added.load(Ordering::Relaxed) as usize + 15;
+    eventually("all are handled", PATIENCE, async || notes.all().len() >= count).await;
+    consumer.shutdown().await.unwrap();
+}
+
+#[actix::test]
 async fn shared_streams_and_partitions_are_read_side_by_side() {
     let mut parts = Partitioned::new().await;
     let notes = Notes::default();

@@ -35,6 +35,7 @@ impl Check<'_> {
         let dead = &consumer.dead_letters;
         let problem = format!("must contain {OF_STREAM} and {OF_GROUP}, as in \"{{stream}}:dead:{{group}}\"");
         self.that(dead.contains(OF_STREAM) && dead.contains(OF_GROUP), &key_of("dead_letters"), problem)?;
+        self.letters_slot(&key_of("dead_letters"), name, consumer, settings)?;
         self.at_least_one(&key_of("concurrency"), consumer.concurrency as u64)?;
         self.at_least_one(&key_of("max_bytes"), consumer.max_bytes as u64)?;
         self.at_least_one(&key_of("max_deliveries"), consumer.max_deliveries.into())?;
@@ -44,12 +45,26 @@ impl Check<'_> {
             ("reclaim_after", consumer.reclaim_after, second),
             ("lease", consumer.lease, second),
             ("connect_timeout", consumer.connect_timeout, instant),
-            ("socket_timeout", consumer.socket_timeout, instant),
+            // A read waits for half of it, and Redis counts in milliseconds.
+            ("socket_timeout", consumer.socket_timeout, 2 * instant),
             ("shutdown_timeout", consumer.shutdown_timeout, Duration::ZERO),
         ] {
             self.time(&key_of(name), value, least)?;
         }
         self.backoff(key, &consumer.retry_backoff)
+    }
+
+    /// An entry is moved to the dead letters in one step, so both must be in one slot of a Redis Cluster.
+    fn letters_slot(&self, key: &str, name: &str, consumer: &ConsumerSettings, settings: &Settings) -> Result<()> {
+        let publisher = consumer.source.as_ref().and_then(|source| settings.publishers.get(source));
+        if publisher.is_none_or(|publisher| publisher.nodes.is_empty()) {
+            return Ok(());
+        }
+        let before = consumer.dead_letters.split(OF_STREAM).next().unwrap_or_default();
+        let group = consumer.group.as_deref().unwrap_or(name);
+        let problem = "has a `{` before {stream}, so dead letters would not be in the slot of their stream in the Redis \
+            Cluster; begin with {stream}, whose hash tag decides then";
+        self.that(!before.replace(OF_GROUP, group).contains('{'), key, problem)
     }
 
     fn consumer_server(&self, key: &str, consumer: &ConsumerSettings, settings: &Settings) -> Result<()> {
@@ -109,6 +124,24 @@ mod tests {
     }
 
     #[test]
+    fn dead_letters_in_a_cluster_are_in_the_slot_of_their_stream() {
+        let read = |address: &str, text: &str| {
+            let text = format!("[publishers.default]\n{address}\n[consumers.mail]\nsource = 'default'\n{text}");
+            Settings::from_toml(&text).map(drop).map_err(|error| error.to_string())
+        };
+        let cluster = "nodes = ['redis://h']";
+        for letters in ["dead_letters = '{dead}:{stream}:{group}'", "dead_letters = '{group}:{stream}'\ngroup = '{a}'"]
+        {
+            let error = read(cluster, letters).unwrap_err();
+            assert!(error.contains("`consumers.mail.dead_letters`") && error.contains("before {stream}"), "{error}");
+            read("url = 'redis://h'", letters).unwrap();
+        }
+        for letters in ["", "dead_letters = 'dead:{group}:{stream}'", "dead_letters = '{stream}:{dead}:{group}'"] {
+            read(cluster, letters).unwrap();
+        }
+    }
+
+    #[test]
     fn what_cannot_be_read_is_named() {
         for (text, expected) in [
             ("", "setting `consumers.mail.url` is missing: give `source`"),
@@ -120,6 +153,7 @@ mod tests {
             ("source = 'default'\ndead_letters = '{stream}:dead'", "must contain {stream} and {group}"),
             ("source = 'default'\ngroup = ''", "leave it out for the default"),
             ("source = 'default'\nreclaim_after = '10ms'", "must be at least 1s"),
+            ("source = 'default'\nsocket_timeout = '1ms'", "must be at least 2ms"),
             ("source = 'default'\nretry_backoff = { factor = 0.5 }", "`consumers.mail.retry_backoff.factor`"),
             ("source = 'default'\nstream = 'a'\nstreams = ['b']", "conflicts with"),
             ("source = 'default'\nstreems = ['b']", "did you mean `consumers.mail.streams`"),

@@ -28,6 +28,12 @@ pub(super) async fn write(conn: &mut SchemaConnection, row: AuditRow) -> QueryRe
         .map(drop)
 }
 
+/// Writes a row in a transaction of its own.
+#[cfg(feature = "consumer")]
+pub(super) async fn record(store: &PostgresStore, row: AuditRow) -> Result<()> {
+    store.run("record an operator's change", |conn| write(conn, row).boxed()).await
+}
+
 #[derive(QueryableByName)]
 struct Row {
     #[diesel(sql_type = BigInt)]

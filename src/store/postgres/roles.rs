@@ -229,6 +229,11 @@ impl AdminStore for PostgresStore {
         change::change(self, change, ids, note).await
     }
 
+    #[cfg(feature = "consumer")]
+    async fn record(&self, row: AuditRow) -> Result<()> {
+        audit::record(self, row).await
+    }
+
     async fn audit(&self, before: Option<i64>, limit: i64) -> Result<Vec<AuditEntry>> {
         audit::read(self, before, limit).await
     }

@@ -28,6 +28,15 @@ pub(super) fn write(connection: &mut SqliteConnection, row: &AuditRow, now: i64)
     .map(drop)
 }
 
+/// Writes a row in a transaction of its own.
+#[cfg(feature = "consumer")]
+pub(super) fn record(connection: &mut SqliteConnection, row: &AuditRow) -> QueryResult<()> {
+    connection.immediate_transaction(|connection| {
+        let now = read_now(connection)?;
+        write(connection, row, now)
+    })
+}
+
 type Columns = (BigInt, BigInt, Text, Text, Text, Nullable<Text>, BigInt, Text, Text);
 type Row = (i64, i64, String, String, String, Option<String>, i64, String, String);
 

@@ -329,6 +329,11 @@ impl AdminStore for SqliteStore {
         self.writer.run("change events", move |connection| change::change(connection, &change, &ids, &note)).await
     }
 
+    #[cfg(feature = "consumer")]
+    async fn record(&self, row: AuditRow) -> Result<()> {
+        self.writer.run("record an operator's change", move |connection| audit::record(connection, &row)).await
+    }
+
     async fn audit(&self, before: Option<i64>, limit: i64) -> Result<Vec<AuditEntry>> {
         self.reader.run("read operators' changes", move |connection| audit::read(connection, before, limit)).await
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use redis::{Pipeline, Value, from_redis_value};
 
+use super::link::LinkError;
 use super::streams::SourceStream;
 use super::{RedisSource, Result};
 use crate::backend::event_source::{Backlog, EntryId};
@@ -16,37 +17,36 @@ impl RedisSource {
     pub(super) async fn read_backlogs(&self) -> Result<Vec<Backlog>> {
         self.find_streams().await?;
         let mut backlogs = Vec::new();
-        for (_, stream) in self.streams.all() {
-            let backlog = self.read_backlog(&stream).await?;
-            if backlog != Backlog::default() {
-                backlogs.push(Backlog { stream: stream.name.clone(), ..backlog });
+        for (number, stream) in self.streams.all() {
+            match self.read_backlog(&stream).await {
+                Ok(backlog) if backlog == Backlog::default() => {}
+                Ok(backlog) => backlogs.push(Backlog { stream: stream.name.clone(), ..backlog }),
+                Err(error) => drop(self.refusal(number, &error)?),
             }
         }
         Ok(backlogs)
     }
 
     /// The stream's backlog, without its name; the default if it does not exist or is an empty one of retried letters.
-    async fn read_backlog(&self, stream: &SourceStream) -> Result<Backlog> {
+    async fn read_backlog(&self, stream: &SourceStream) -> Result<Backlog, LinkError> {
         let mut questions = Pipeline::new();
         questions.cmd("EXISTS").arg(&stream.name).cmd("XLEN").arg(&stream.name).cmd("XLEN").arg(&stream.dead);
-        let answers = self.control.pipeline(&questions).await;
-        let (exists, length, dead): (bool, u64, u64) = answers.map_err(|error| self.explain(&error))?;
+        let (exists, length, dead): (bool, u64, u64) = self.control.pipeline(&questions).await?;
         if !exists || (stream.is_retry && length == 0) {
             return Ok(Backlog::default());
         }
         let dead = if stream.is_retry { 0 } else { dead };
         let mut question = redis::cmd("XINFO");
         question.arg("GROUPS").arg(&stream.name);
-        let groups: Value = self.control.query(&question).await.map_err(|error| self.explain(&error))?;
+        let groups: Value = self.control.query(&question).await?;
         let Some(lag) = lag_of(groups, &self.group) else {
             // Without a group, nothing has been read.
             return Ok(Backlog { unread: Some(length), has_group: false, dead, ..Backlog::default() });
         };
         let mut questions = Pipeline::new();
         questions.cmd("XPENDING").arg(&stream.name).arg(&self.group).cmd("TIME");
-        let answers = self.control.pipeline(&questions).await;
         let ((pending, first, ..), (seconds, micros)): (Pending, (u64, u64)) =
-            answers.map_err(|error| self.explain(&error))?;
+            self.control.pipeline(&questions).await?;
         let now = Duration::from_secs(seconds) + Duration::from_micros(micros);
         let added = first.and_then(|id| id.parse().ok()).map(|id: EntryId| Duration::from_millis(id.millis));
         let oldest = added.map(|added| now.saturating_sub(added));

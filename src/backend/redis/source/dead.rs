@@ -1,9 +1,9 @@
 //! Dead letters: added by consumers, listed, retried and deleted by operators.
 
-use redis::{Value, from_redis_value};
+use redis::{Pipeline, Value, from_redis_value};
 
 use super::streams::SourceStream;
-use super::{LinkError, PAGE, RETRY, RedisSource, Result, SET_ASIDE, entries};
+use super::{LinkError, RETRY, RedisSource, Result, SET_ASIDE, entries};
 use crate::backend::event_source::{DeadLetter, EntryId, SourceUnavailable, StoredLetter};
 use crate::backend::redis::stream::entry::entry_fields;
 
@@ -26,7 +26,7 @@ impl RedisSource {
         fields.iter().for_each(|(name, value)| _ = request.arg(name.as_ref()).arg(value.as_ref()));
         ADDED.iter().zip(added).for_each(|(name, value)| _ = request.arg(name).arg(value));
         let moved: u8 = self.call(&SET_ASIDE, &request).await?;
-        self.forget_trimmed(&[letter.entry]);
+        self.forget_trimmed([letter.entry]);
         Ok(moved == 1)
     }
 
@@ -56,24 +56,21 @@ impl RedisSource {
         self.control.query(redis::cmd("XLEN").arg(dead)).await.map_err(unavailable)
     }
 
-    /// Gives dead letters to the group again; returns those that are still there.
+    /// Gives dead letters to the group again, a page at most; returns those that were still there.
     pub(crate) async fn retry_letters(&self, dead: &str, ids: &[EntryId]) -> Result<Vec<EntryId>, SourceUnavailable> {
-        let mut moved = Vec::new();
-        for page in ids.chunks(PAGE) {
-            let mut request = RETRY.request();
-            request.arg(2).arg(dead).arg(super::streams::retry_stream_of(dead)).arg(ADDED.len());
-            page.iter().for_each(|id| _ = request.arg(id.to_string()));
-            let ids: Vec<String> = self.call(&RETRY, &request).await?;
-            moved.extend(ids.iter().filter_map(|id| id.parse::<EntryId>().ok()));
-        }
-        Ok(moved)
+        let mut request = RETRY.request();
+        request.arg(2).arg(dead).arg(super::streams::retry_stream_of(dead)).arg(ADDED.len());
+        ids.iter().for_each(|id| _ = request.arg(id.to_string()));
+        let moved: Vec<String> = self.call(&RETRY, &request).await?;
+        Ok(moved.iter().filter_map(|id| id.parse().ok()).collect())
     }
 
-    /// Deletes a dead letter; `false` if it is not there any more.
-    pub(crate) async fn delete_letter(&self, dead: &str, id: EntryId) -> Result<bool, SourceUnavailable> {
-        let mut request = redis::cmd("XDEL");
-        let deleted: u64 = self.control.query(request.arg(dead).arg(id.to_string())).await.map_err(unavailable)?;
-        Ok(deleted == 1)
+    /// Deletes dead letters, a page at most; returns those that were still there.
+    pub(crate) async fn delete_letters(&self, dead: &str, ids: &[EntryId]) -> Result<Vec<EntryId>, SourceUnavailable> {
+        let mut requests = Pipeline::new();
+        ids.iter().for_each(|id| _ = requests.cmd("XDEL").arg(dead).arg(id.to_string()));
+        let deleted: Vec<u64> = self.control.pipeline(&requests).await.map_err(unavailable)?;
+        Ok(ids.iter().zip(deleted).filter(|(_, count)| *count == 1).map(|(id, _)| *id).collect())
     }
 
     /// The streams of dead letters that the consumer's streams have.
@@ -90,14 +87,24 @@ fn unavailable(error: LinkError) -> SourceUnavailable {
 }
 
 fn letter(dead: &str, entry: Value) -> Option<StoredLetter> {
-    let (id, fields): (String, Vec<(String, Value)>) = from_redis_value(entry).ok()?;
+    let (id, fields): (String, Vec<(Vec<u8>, Value)>) = from_redis_value(entry).ok()?;
     let id: EntryId = id.parse().ok()?;
     let text = |name: &str| {
-        let value = fields.iter().rev().find(|(field, _)| field == name).map(|(_, value)| value.clone())?;
-        from_redis_value::<String>(value).ok()
+        let value = fields.iter().rev().find(|(field, _)| field == name.as_bytes()).map(|(_, value)| value.clone())?;
+        Some(String::from_utf8_lossy(&from_redis_value::<Vec<u8>>(value).ok()?).into_owned())
     };
+    let own = fields.len().saturating_sub(ADDED.len());
+    let names = fields[..own].iter().map(|(name, _)| field_name(name)).collect();
     let [stream, entry, _, consumer, deliveries, reason] = ADDED.map(|name| text(name).unwrap_or_default());
     let deliveries = deliveries.parse().unwrap_or(0);
     let event = entries::event(id, fields);
-    Some(StoredLetter { dead: dead.to_owned(), id, stream, entry, consumer, deliveries, reason, event })
+    Some(StoredLetter { dead: dead.to_owned(), id, stream, entry, consumer, deliveries, reason, fields: names, event })
+}
+
+/// A field's name; one that is not valid UTF-8 is marked.
+fn field_name(name: &[u8]) -> String {
+    match str::from_utf8(name) {
+        Ok(name) => name.to_owned(),
+        Err(_) => format!("{} (not UTF-8)", String::from_utf8_lossy(name)),
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use redis::{Value, from_redis_value};
 
-use crate::backend::event_source::{EntryId, EntryRef, Received};
+use crate::backend::event_source::{Content, EntryId, EntryRef, Received};
 use crate::event::OutboxEvent;
 
 /// The entries of each stream, in the reply of a read.
@@ -23,8 +23,7 @@ pub(super) fn new(stream: usize, name: &str, entries: Vec<Value>) -> Vec<Receive
         let Value::Array(parts) = entry else { return None };
         let [id, fields]: [Value; 2] = parts.try_into().ok()?;
         let id: String = from_redis_value(id).ok()?;
-        Some(received(EntryRef { stream, id: id.parse().ok()? }, 1, false, fields))
-            .filter(|entry| is_there(entry, name))
+        received(EntryRef { stream, id: id.parse().ok()? }, name, 1, false, fields)
     };
     entries.into_iter().filter_map(received).collect()
 }
@@ -32,40 +31,33 @@ pub(super) fn new(stream: usize, name: &str, entries: Vec<Value>) -> Vec<Receive
 /// Entries that were claimed, with their deliveries. Those that were trimmed are reported, and acknowledged already.
 pub(super) fn claimed(stream: usize, name: &str, left: Vec<(String, u32, Value)>) -> Vec<Received> {
     let received = |(id, deliveries, fields): (String, u32, Value)| {
-        let id: EntryId = id.parse().ok()?;
-        Some(received(EntryRef { stream, id }, deliveries, true, fields)).filter(|entry| is_there(entry, name))
+        received(EntryRef { stream, id: id.parse().ok()? }, name, deliveries, true, fields)
     };
     left.into_iter().filter_map(received).collect()
 }
 
-fn is_there(entry: &Received, name: &str) -> bool {
-    let is_there = entry.bytes > 0;
-    if !is_there {
-        tracing::warn!(stream = name, entry = %entry.entry.id, "an entry was trimmed before it was handled");
-        crate::metrics::consumer_trimmed(name);
-    }
-    is_there
+fn received(entry: EntryRef, name: &str, deliveries: u32, is_claimed: bool, fields: Value) -> Option<Received> {
+    let Content { bytes, event } = content(entry.id, name, fields)?;
+    Some(Received { entry, deliveries, is_claimed, lease: None, bytes, event })
 }
 
-fn received(entry: EntryRef, deliveries: u32, is_claimed: bool, fields: Value) -> Received {
+/// What is in an entry; `None` if Redis answers with nothing in place of its fields: it was trimmed. Fields that are there may be
+/// empty.
+pub(super) fn content(id: EntryId, name: &str, fields: Value) -> Option<Content> {
+    if !matches!(fields, Value::Array(_) | Value::Map(_)) {
+        tracing::warn!(stream = name, entry = %id, "an entry was trimmed before it was handled");
+        crate::metrics::consumer_trimmed(name);
+        return None;
+    }
     let mut pairs = Pairs::default();
     pairs.read(fields);
-    Received {
-        entry,
-        deliveries,
-        is_claimed,
-        lease: None,
-        bytes: pairs.bytes,
-        event: pairs.event(entry.id).map(Arc::new),
-    }
+    Some(Content { bytes: pairs.bytes, event: pairs.event(id).map(Arc::new) })
 }
 
 /// The event in an entry that is not delivered.
-pub(super) fn event(id: EntryId, fields: Vec<(String, Value)>) -> Result<Arc<OutboxEvent>, String> {
+pub(super) fn event(id: EntryId, fields: Vec<(Vec<u8>, Value)>) -> Result<Arc<OutboxEvent>, String> {
     let mut pairs = Pairs::default();
-    pairs.read(Value::Array(
-        fields.into_iter().flat_map(|(name, value)| [Value::BulkString(name.into_bytes()), value]).collect(),
-    ));
+    pairs.read(Value::Array(fields.into_iter().flat_map(|(name, value)| [Value::BulkString(name), value]).collect()));
     pairs.event(id).map(Arc::new)
 }
 
@@ -75,7 +67,7 @@ struct Pairs {
     cloud_event: Option<Vec<u8>>,
     seq: Option<Vec<u8>>,
     timestamp: Option<Vec<u8>>,
-    /// The size of all fields; 0: the entry was trimmed.
+    /// The size of all fields.
     bytes: usize,
 }
 

@@ -36,6 +36,11 @@ impl LinkError {
         matches!(self, Self::Refused(error) if errors::is_missing_group(error))
     }
 
+    /// The server refused the call for its key alone.
+    pub(super) fn is_refused_for_its_key(&self) -> bool {
+        matches!(self, Self::Refused(error) if errors::is_refused_for_its_key(error))
+    }
+
     /// The group exists already.
     pub(super) fn is_existing_group(&self) -> bool {
         matches!(self, Self::Refused(error) if errors::is_existing_group(error))
@@ -83,9 +88,9 @@ impl Link {
         self.client.lock().await.end();
     }
 
-    /// Also after an error that the server answered: another one may be the master now.
+    /// Also after most errors that the server answered: another one may be the master now.
     async fn end_after<T>(&self, answer: &Result<T, RedisError>) {
-        if answer.is_err() {
+        if answer.as_ref().is_err_and(|error| !errors::is_refused_for_its_key(error)) {
             self.end().await;
         }
     }

@@ -6,9 +6,12 @@
 mod backlog;
 mod dead;
 mod entries;
+pub(crate) mod groups;
 mod leases;
+mod letters_template;
 mod link;
 mod reading;
+mod resting;
 mod streams;
 mod tail;
 #[cfg(test)]
@@ -23,11 +26,13 @@ use redis::{Cmd, FromRedisValue, Value};
 
 use self::leases::Leases;
 use self::link::{Link, LinkError};
-use self::streams::SourceStreams;
+use self::resting::Resting;
+use self::streams::{SourceStream, SourceStreams};
 pub(crate) use self::tail::Positions;
 use super::Script;
 use crate::backend::event_source::{
-    Backlog, DeadLetter, EntryRef, EventSource, Received, Renewal, SourceUnavailable, StreamLeases,
+    Backlog, Claimed, Content, DeadLetter, EntryRef, EventSource, Received, Refusals, Renewal, Renewed,
+    SourceUnavailable, StreamLeases,
 };
 use crate::settings::{ConsumerSettings, PublisherSettings};
 
@@ -59,6 +64,8 @@ pub(crate) struct RedisSource {
     reclaim_after: Duration,
     /// How long a read waits for the first entry.
     patience: Duration,
+    /// Streams that are not read for a while.
+    resting: Resting,
     /// Entries in memory that were trimmed and are not pending any more. Their handlers may end all the same.
     trimmed: Mutex<BTreeSet<EntryRef>>,
 }
@@ -89,8 +96,9 @@ impl RedisSource {
             group,
             name,
             reclaim_after: consumer.reclaim_after,
+            resting: Resting::default(),
             trimmed: Mutex::default(),
-            patience: Duration::from_secs(1).min(consumer.socket_timeout / 2),
+            patience: patience(consumer.socket_timeout),
         })
     }
 
@@ -122,11 +130,55 @@ impl RedisSource {
     }
 
     /// Forgets trimmed entries that leave the memory.
-    fn forget_trimmed(&self, entries: &[EntryRef]) {
+    fn forget_trimmed(&self, entries: impl IntoIterator<Item = EntryRef>) {
         let mut trimmed = self.trimmed();
         if !trimmed.is_empty() {
-            entries.iter().for_each(|entry| _ = trimmed.remove(entry));
+            entries.into_iter().for_each(|entry| _ = trimmed.remove(&entry));
         }
+    }
+
+    async fn acknowledge_in(&self, stream: &SourceStream, entries: &[&EntryRef]) -> Result<(), LinkError> {
+        for page in entries.chunks(PAGE) {
+            let ids = page.iter().map(|entry| entry.id.to_string());
+            if stream.is_retry {
+                let mut request = ACKNOWLEDGE.request();
+                request.arg(1).arg(&stream.name).arg(&self.group);
+                ids.for_each(|id| _ = request.arg(id));
+                let _: usize = self.control.call(&ACKNOWLEDGE, &request).await?;
+                continue;
+            }
+            let mut request = redis::cmd("XACK");
+            request.arg(&stream.name).arg(&self.group);
+            ids.for_each(|id| _ = request.arg(id));
+            let _: usize = self.control.query(&request).await?;
+        }
+        Ok(())
+    }
+
+    /// Renews entries of one stream; returns those that are not this consumer's any more.
+    async fn renew_in(&self, number: usize, renewals: &[&Renewal]) -> Result<Vec<EntryRef>, LinkError> {
+        let stream = self.streams.get(number);
+        let Some((leases, fence)) = self.fence(number, &stream) else {
+            return Ok(renewals.iter().map(|renewal| renewal.entry).collect());
+        };
+        let mut lost = Vec::new();
+        for page in renewals.chunks(PAGE) {
+            let mut request = RENEW.request();
+            request.arg(1 + usize::from(leases.is_some())).arg(&stream.name).arg(&leases);
+            request.arg(&self.group).arg(&self.name).arg(&fence);
+            for Renewal { entry, deliveries, idle } in page.iter().copied() {
+                request.arg(entry.id.to_string()).arg(millis(*idle)).arg(*deliveries);
+            }
+            let (others, trimmed): (Vec<String>, Vec<String>) = self.control.call(&RENEW, &request).await?;
+            let entry = |id: &String| Some(EntryRef { stream: number, id: id.parse().ok()? });
+            lost.extend(others.iter().filter_map(entry));
+            if !trimmed.is_empty() {
+                let entries = trimmed.len();
+                tracing::warn!(stream = stream.name, entries, "entries were trimmed while they are handled");
+                self.trimmed().extend(trimmed.iter().filter_map(entry));
+            }
+        }
+        Ok(lost)
     }
 
     /// The entries of each stream.
@@ -145,79 +197,57 @@ impl EventSource for RedisSource {
         self.read_new(most).await
     }
 
-    async fn claim(&self, most: usize) -> Result<Vec<Received>> {
+    async fn claim(&self, most: usize) -> Result<Claimed> {
         self.prepare(&self.control).await?;
-        let mut claimed = Vec::new();
-        for (number, stream) in self.streams.shared() {
-            let page = (most - claimed.len().min(most)).min(PAGE);
+        let mut claimed = Claimed::default();
+        for (number, stream) in self.awake(self.streams.shared()).await? {
+            let page = most.saturating_sub(claimed.entries.len()).min(PAGE);
             if page == 0 {
+                claimed.may_be_more = true;
                 break;
             }
             let mut request = CLAIM.request();
             request.arg(1).arg(&stream.name).arg(&self.group).arg(&self.name);
             request.arg(millis(self.reclaim_after)).arg(page);
-            let left: Vec<(String, u32, Value)> = self.call(&CLAIM, &request).await?;
-            claimed.extend(entries::claimed(number, &stream.name, left));
+            match self.control.call::<Vec<(String, u32, Value)>>(&CLAIM, &request).await {
+                Ok(left) => {
+                    claimed.may_be_more |= left.len() >= page;
+                    claimed.entries.extend(entries::claimed(number, &stream.name, left));
+                }
+                Err(error) => drop(self.refusal(number, &error)?),
+            }
         }
         Ok(claimed)
     }
 
-    async fn acknowledge(&self, done: &[EntryRef]) -> Result<()> {
-        for (number, entries) in Self::by_stream(done, |entry| entry.stream) {
-            let stream = self.streams.get(number);
-            for page in entries.chunks(PAGE) {
-                let ids = page.iter().map(|entry| entry.id.to_string());
-                if stream.is_retry {
-                    let mut request = ACKNOWLEDGE.request();
-                    request.arg(1).arg(&stream.name).arg(&self.group);
-                    ids.for_each(|id| _ = request.arg(id));
-                    let _: usize = self.call(&ACKNOWLEDGE, &request).await?;
-                    continue;
-                }
-                let mut request = redis::cmd("XACK");
-                request.arg(&stream.name).arg(&self.group);
-                ids.for_each(|id| _ = request.arg(id));
-                let _: usize = self.control.query(&request).await.map_err(|error| self.explain(&error))?;
-            }
-        }
-        self.forget_trimmed(done);
-        Ok(())
+    async fn load(&self, entries: &[EntryRef]) -> Result<Vec<Option<Content>>> {
+        self.read_again(entries).await
     }
 
-    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<EntryRef>> {
-        let mut lost = Vec::new();
-        let given_back: Vec<EntryRef> =
-            renewals.iter().filter(|renewal| !renewal.idle.is_zero()).map(|renewal| renewal.entry).collect();
-        self.forget_trimmed(&given_back);
+    async fn acknowledge(&self, done: &[EntryRef]) -> Result<Refusals> {
+        let mut refused = Refusals::new();
+        for (number, entries) in Self::by_stream(done, |entry| entry.stream) {
+            match self.acknowledge_in(&self.streams.get(number), &entries).await {
+                Ok(()) => self.forget_trimmed(entries.into_iter().copied()),
+                Err(error) => _ = refused.insert(number, self.refusal(number, &error)?),
+            }
+        }
+        Ok(refused)
+    }
+
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Renewed> {
+        let mut renewed = Renewed::default();
+        let given_back = renewals.iter().filter(|renewal| !renewal.idle.is_zero());
+        self.forget_trimmed(given_back.map(|renewal| renewal.entry));
         let pending: Vec<Renewal> =
             renewals.iter().filter(|renewal| !self.is_trimmed(renewal.entry)).copied().collect();
         for (number, renewals) in Self::by_stream(&pending, |renewal| renewal.entry.stream) {
-            let stream = self.streams.get(number);
-            let Some((leases, fence)) = self.fence(number, &stream) else {
-                lost.extend(renewals.iter().map(|renewal| renewal.entry));
-                continue;
-            };
-            for page in renewals.chunks(PAGE) {
-                let mut request = RENEW.request();
-                request.arg(1 + usize::from(leases.is_some())).arg(&stream.name).arg(&leases);
-                request.arg(&self.group).arg(&self.name).arg(&fence);
-                for Renewal { entry, deliveries, idle } in page.iter().copied() {
-                    request.arg(entry.id.to_string()).arg(millis(*idle)).arg(*deliveries);
-                }
-                let (others, trimmed): (Vec<String>, Vec<String>) = self.call(&RENEW, &request).await?;
-                let entry = |id: &String| Some(EntryRef { stream: number, id: id.parse().ok()? });
-                lost.extend(others.iter().filter_map(entry));
-                if !trimmed.is_empty() {
-                    tracing::warn!(
-                        stream = stream.name,
-                        entries = trimmed.len(),
-                        "entries were trimmed while they are handled"
-                    );
-                    self.trimmed().extend(trimmed.iter().filter_map(entry));
-                }
+            match self.renew_in(number, &renewals).await {
+                Ok(lost) => renewed.lost.extend(lost),
+                Err(error) => _ = renewed.refused.insert(number, self.refusal(number, &error)?),
             }
         }
-        Ok(lost)
+        Ok(renewed)
     }
 
     async fn set_aside(&self, letter: &DeadLetter) -> Result<bool> {
@@ -229,12 +259,18 @@ impl EventSource for RedisSource {
     }
 
     async fn leave(&self) -> Result<()> {
-        for (_, stream) in self.streams.all() {
+        for (number, stream) in self.streams.all() {
             let mut request = LEAVE.request();
             request.arg(1).arg(&stream.name).arg(&self.group).arg(&self.name).arg(millis(FORGOTTEN_AFTER));
-            let _: usize = self.call(&LEAVE, &request).await?;
+            if let Err(error) = self.control.call::<usize>(&LEAVE, &request).await {
+                self.refusal(number, &error)?;
+            }
         }
         Ok(())
+    }
+
+    fn refusing(&self) -> Option<SourceUnavailable> {
+        self.resting.reason()
     }
 
     fn stream_name(&self, stream: usize) -> String {
@@ -244,6 +280,11 @@ impl EventSource for RedisSource {
     fn leases(&self) -> Option<&dyn StreamLeases> {
         Some(self)
     }
+}
+
+/// How long a read waits, so that the answer comes in time. 0 ms would be for ever.
+fn patience(socket_timeout: Duration) -> Duration {
+    (socket_timeout / 2).clamp(Duration::from_millis(1), Duration::from_secs(1))
 }
 
 fn millis(span: Duration) -> u64 {

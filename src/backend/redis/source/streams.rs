@@ -8,13 +8,15 @@ use redis::Cmd;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::letters_template::LettersTemplate;
 use super::link::{Link, LinkError};
 use super::{RedisSource, Result};
 use crate::backend::event_source::SourceUnavailable;
-use crate::settings::check::has_hash_tag;
 use crate::settings::name_template::NameTemplate;
 use crate::settings::partitions::{partition_name, partition_of};
 use crate::settings::{ConsumerSettings, PublisherSettings, StartAt};
+
+const RETRY_SUFFIX: &str = ":retry";
 
 /// How often new streams are looked up, if there are globs.
 const LOOK_UP_INTERVAL: Duration = Duration::from_secs(5);
@@ -51,7 +53,7 @@ pub(super) struct SourceStreams {
     names: Vec<String>,
     globs: Vec<String>,
     group: String,
-    dead_letters: String,
+    letters: LettersTemplate,
     start: StartAt,
     may_create: bool,
     list: RwLock<Vec<Arc<SourceStream>>>,
@@ -66,7 +68,7 @@ impl SourceStreams {
             names,
             globs,
             group: group.to_owned(),
-            dead_letters: consumer.dead_letters.clone(),
+            letters: LettersTemplate::new(&consumer.dead_letters),
             start: consumer.start,
             may_create: consumer.create_group,
             list: RwLock::default(),
@@ -106,21 +108,17 @@ impl SourceStreams {
         }
     }
 
-    /// Adds streams that a glob matches, without the dead letters of others among them, of whichever group.
+    /// Adds streams that a glob matches, without those of dead letters, of whichever stream and group.
     fn add_found(&self, names: &[String], are_new: bool) {
-        const ANY: &str = "\0";
-        let dead: Vec<String> = names.iter().map(|name| dead_letters_of(&self.dead_letters, name, ANY)).collect();
-        let prefixes: Vec<&str> =
-            dead.iter().filter_map(|dead| dead.split_once(ANY)).map(|(prefix, _)| prefix).collect();
         let is_new = |name: &&String| !self.all().iter().any(|(_, stream)| stream.name == **name);
-        let is_dead = |name: &String| prefixes.iter().any(|prefix| name.starts_with(prefix));
-        names.iter().filter(is_new).filter(|name| !is_dead(name)).for_each(|name| self.add(name, are_new));
+        let are_letters = |name: &str| self.letters.matches(name.strip_suffix(RETRY_SUFFIX).unwrap_or(name));
+        names.iter().filter(is_new).filter(|name| !are_letters(name)).for_each(|name| self.add(name, are_new));
     }
 
     /// Adds a stream, and then the one for its retried dead letters.
     fn add(&self, name: &str, is_new: bool) {
         let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
-        let dead = dead_letters_of(&self.dead_letters, name, &self.group);
+        let dead = self.letters.name(name, &self.group);
         let is_known = list.iter().any(|stream| stream.name == name || stream.dead == name);
         if is_known {
             return;
@@ -145,11 +143,11 @@ impl RedisSource {
     /// Looks up the streams, and creates the group where it is missing.
     pub(super) async fn prepare(&self, link: &Link) -> Result<()> {
         self.look_up(link).await?;
-        for (_, stream) in self.streams.all() {
+        for (number, stream) in self.streams.all() {
             // Only consumers of the group know of its retried letters.
             let may_create = self.streams.may_create || stream.is_retry;
-            if may_create && !stream.has_group.load(Ordering::Relaxed) {
-                self.create_group(link, &stream).await?;
+            if may_create && !stream.has_group.load(Ordering::Relaxed) && !self.resting.is_resting(number) {
+                self.create_group(link, number, &stream).await?;
             }
         }
         Ok(())
@@ -160,7 +158,7 @@ impl RedisSource {
         self.look_up(&self.control).await
     }
 
-    async fn create_group(&self, link: &Link, stream: &SourceStream) -> Result<()> {
+    async fn create_group(&self, link: &Link, number: usize, stream: &SourceStream) -> Result<()> {
         let had_group = stream.had_group.load(Ordering::Relaxed);
         let start = if had_group || stream.begins_at_first { StartAt::First } else { self.streams.start };
         let mut create = redis::cmd("XGROUP");
@@ -174,7 +172,7 @@ impl RedisSource {
             ),
             Ok(()) => tracing::info!(stream = stream.name, group = self.group, "group created"),
             Err(error) if error.is_existing_group() => {}
-            Err(error) => return Err(SourceUnavailable(error.reason())),
+            Err(error) => return self.refusal(number, &error).map(drop),
         }
         stream.has_group.store(true, Ordering::Relaxed);
         stream.had_group.store(true, Ordering::Relaxed);
@@ -204,8 +202,9 @@ async fn scan(link: &Link, glob: &str) -> Result<Vec<String>, LinkError> {
     loop {
         let mut scan: Cmd = redis::cmd("SCAN");
         scan.arg(cursor).arg("MATCH").arg(glob).arg("COUNT").arg(SCAN_COUNT).arg("TYPE").arg("stream");
-        let (next, page): (u64, Vec<String>) = link.query(&scan).await?;
-        names.extend(page);
+        let (next, page): (u64, Vec<Vec<u8>>) = link.query(&scan).await?;
+        // A publisher writes to none with another name.
+        names.extend(page.into_iter().filter_map(|name| String::from_utf8(name).ok()));
         if next == 0 {
             names.sort_unstable();
             names.dedup();
@@ -234,17 +233,9 @@ fn is_glob(name: &str) -> bool {
     name.contains(['*', '?', '['])
 }
 
-/// The stream's dead letters. Without a hash tag of its own, the stream's name becomes one.
-pub(crate) fn dead_letters_of(template: &str, stream: &str, group: &str) -> String {
-    let tagged = if has_hash_tag(stream) { stream.to_owned() } else { format!("{{{stream}}}") };
-    // The group's name may itself contain the placeholder.
-    let parts: Vec<String> = template.split("{group}").map(|part| part.replace("{stream}", &tagged)).collect();
-    parts.join(group)
-}
-
 /// Where retried dead letters go.
 pub(crate) fn retry_stream_of(dead: &str) -> String {
-    format!("{dead}:retry")
+    format!("{dead}{RETRY_SUFFIX}")
 }
 
 pub(super) fn start_id(start: StartAt) -> String {
@@ -262,18 +253,6 @@ pub(super) fn start_id(start: StartAt) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dead_letters_are_in_the_slot_of_their_stream() {
-        let default = ConsumerSettings::default().dead_letters;
-        for (stream, expected) in [
-            ("events", "{events}:dead:mail{stream}er"),
-            ("{events}.3", "{events}.3:dead:mail{stream}er"),
-            ("{}", "{{}}:dead:mail{stream}er"),
-        ] {
-            assert_eq!(dead_letters_of(&default, stream, "mail{stream}er"), expected);
-        }
-    }
 
     #[test]
     fn a_group_begins_where_it_is_told() {

@@ -82,6 +82,16 @@ impl Streams {
     }
 }
 
+/// The stream that a publisher's settings name for an event; `None` if the name would be empty.
+#[cfg(feature = "consumer")]
+pub(crate) fn stream_of(settings: &PublisherSettings, event: &OutboxEvent) -> Option<String> {
+    match Streams::new(settings) {
+        Streams::One(stream) => Some(stream),
+        Streams::Partitions(partitions) => partitions.get(partition(event, partitions.len())).cloned(),
+        Streams::ByTemplate { template, .. } => template.name(event),
+    }
+}
+
 /// The index of an event's partition.
 pub(super) fn partition(event: &OutboxEvent, partitions: usize) -> usize {
     shard_of(&event.partition_key, event.id) as usize % partitions

@@ -2,6 +2,7 @@
 //! memory in their order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use redis::Value;
@@ -29,10 +30,14 @@ impl RedisSource {
     pub(super) async fn read_leased(&self, most: usize, busy: &BTreeSet<usize>) -> Result<Vec<Received>> {
         self.prepare(&self.control).await?;
         let leases = self.leases.table().readable(busy, BootInstant::now());
+        let leases = self.awake_leases(leases).await?;
         let mut read = Vec::new();
         for (stream, lease) in &leases {
             for part in [0, 1] {
                 if lease.cursors[part].is_claimed || read.len() >= most {
+                    continue;
+                }
+                if self.resting.is_resting(stream + part) {
                     continue;
                 }
                 match self.take(*stream, lease, part, (most - read.len()).min(PAGE)).await {
@@ -46,7 +51,8 @@ impl RedisSource {
         if !read.is_empty() {
             return Ok(read);
         }
-        let mut leases = self.leases.table().begun(BootInstant::now());
+        let leases = self.leases.table().begun(BootInstant::now());
+        let mut leases = self.awake_leases(leases).await?;
         leases.retain(|(_, lease)| lease.cursors.iter().all(|cursor| cursor.is_claimed));
         self.read_fenced(most, leases).await
     }
@@ -61,7 +67,15 @@ impl RedisSource {
         request.arg(self.leases.owner(base)).arg(&stream.origin).arg(lease.token).arg(lease.claim);
         request.arg(after.map_or_else(|| "-".to_owned(), |after| format!("({after}"))).arg(page);
         let taken = self.control.call::<Taken>(&TAKE, &request).await;
-        let Some((left, last)) = taken.map_err(|error| self.doubt(&[lease.id], &error))? else {
+        let taken = match taken {
+            Ok(taken) => taken,
+            Err(error) => {
+                let unavailable = self.doubt(&[lease.id], &error);
+                self.refusal(number + part, &error).map_err(|_| unavailable)?;
+                return Ok(Vec::new());
+            }
+        };
+        let Some((left, last)) = taken else {
             self.refuse(lease.id);
             return Ok(Vec::new());
         };
@@ -115,7 +129,15 @@ impl RedisSource {
         } else {
             self.control.call::<(Vec<usize>, Value)>(&READ, &request).await
         };
-        let (refused, read) = answer.map_err(|error| self.doubt(&ids, &error))?;
+        let (refused, read) = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                if error.is_refused_for_its_key() {
+                    self.find_refusing(parts.iter().map(|(number, .., stream)| (*number, Arc::clone(stream)))).await?;
+                }
+                return Err(self.doubt(&ids, &error));
+            }
+        };
         let read = entries::by_stream(read).map_err(|reason| {
             self.doubt_leases(&ids, false);
             SourceUnavailable(reason)
@@ -163,9 +185,23 @@ impl RedisSource {
         self.leases.notify(true);
     }
 
+    /// The leases of partitions that answer.
+    async fn awake_leases(&self, mut leases: Vec<(usize, Lease)>) -> Result<Vec<(usize, Lease)>> {
+        let parts =
+            leases.iter().flat_map(|(number, _)| [0, 1].map(|part| (number + part, self.streams.get(number + part))));
+        let awake: BTreeSet<usize> = self.awake(parts.collect()).await?.into_iter().map(|(number, _)| number).collect();
+        leases.retain(|(number, _)| awake.contains(number) && awake.contains(&(number + 1)));
+        Ok(leases)
+    }
+
     /// Waits until a leased stream has an entry that the group has not read, or for a moment.
     pub(super) async fn wait_for_entries(&self) -> Result<()> {
         let leases = self.leases.table().begun(BootInstant::now());
+        let leases = self.awake_leases(leases).await?;
+        if leases.iter().any(|(_, lease)| lease.cursors.iter().any(|cursor| !cursor.is_claimed)) {
+            // What was pending and came first was trimmed.
+            return Ok(());
+        }
         let parts = leases.iter().flat_map(|(number, lease)| [0, 1].map(|part| (number + part, lease.cursors[part])));
         let seen: Vec<(EntryRef, String)> = parts
             .filter_map(|(stream, cursor)| {
@@ -186,7 +222,12 @@ impl RedisSource {
         seen.iter().for_each(|(entry, _)| _ = request.arg(entry.id.to_string()));
         let waited = self.waiting.query::<Value>(&request).await;
         self.leases.is_waiting.store(false, Ordering::Relaxed);
-        waited.map(drop).map_err(|error| SourceUnavailable(error.reason()))
+        let Err(error) = waited else { return Ok(()) };
+        if error.is_refused_for_its_key() {
+            let streams = seen.iter().map(|(entry, _)| (entry.stream, self.streams.get(entry.stream)));
+            self.find_refusing(streams).await?;
+        }
+        Err(SourceUnavailable(error.reason()))
     }
 }
 

@@ -248,10 +248,10 @@ async fn a_process_that_starts_again_under_its_name_is_another_member() {
     assert_eq!(ids(&read_all(&new, &NOTHING).await), ids(&read));
     let entry = read[0].entry;
     let renewal = Renewal { entry, deliveries: 5, idle: Duration::ZERO };
-    assert_eq!(old.renew(&[renewal]).await.unwrap(), [entry]);
+    assert_eq!(old.renew(&[renewal]).await.unwrap().lost, [entry]);
     let letter = DeadLetter { entry, deliveries: 5, reason: "no".to_owned(), event: None };
     assert!(!old.set_aside(&letter).await.unwrap());
-    assert_eq!(new.renew(&[renewal]).await.unwrap(), []);
+    assert_eq!(new.renew(&[renewal]).await.unwrap().lost, []);
     assert!(new.set_aside(&letter).await.unwrap());
     StreamLeases::leave(&old).await.unwrap();
     assert_eq!(settle(&[&new]).await, [1], "the old one releases nothing of the new one");
