@@ -36,6 +36,8 @@ pub(crate) enum PhaseName {
     Alone,
     /// All kinds at the same time
     Together,
+    /// With events that are deleted once they are done: each kind alone, then all
+    Deleting,
     /// All kinds at the same time, under a mixed load
     Mixed,
     /// On a SQLite file
@@ -56,7 +58,7 @@ impl Arguments {
     pub(crate) fn runs(&self, phase: PhaseName) -> bool {
         let has_time = match phase {
             PhaseName::Alone => self.rounds > 0,
-            PhaseName::Nats | PhaseName::Consumers => self.rounds > 0 || self.seconds > 0,
+            PhaseName::Deleting | PhaseName::Nats | PhaseName::Consumers => self.rounds > 0 || self.seconds > 0,
             PhaseName::Together | PhaseName::Mixed | PhaseName::Sqlite => self.seconds > 0,
         };
         has_time && (self.phases.is_empty() || self.phases.contains(&phase))

@@ -56,9 +56,22 @@ impl Pace {
 enum Load {
     /// They publish to one stream, or to its partitions.
     Plain { partitions: u32 },
+    /// They delete events once they are done.
+    Deleting,
     /// They are the suite's own program, with different publishers and handlers.
     Mixed,
 }
+
+/// Every event, and whether it is recorded as published.
+const TABLE: &str = "CREATE VIEW written AS SELECT id, status = 'published' AS is_published FROM outbox_events";
+
+/// The same if rows are deleted: an event that has no row was published.
+const LIST: &str = "CREATE TABLE written_events (id uuid PRIMARY KEY);
+    CREATE FUNCTION list_event() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO written_events VALUES (NEW.id); RETURN NULL; END $$;
+    CREATE TRIGGER list_event AFTER INSERT ON outbox_events FOR EACH ROW EXECUTE FUNCTION list_event();
+    CREATE VIEW written AS SELECT id, e.id IS NULL OR e.status = 'published' AS is_published
+        FROM written_events LEFT JOIN outbox_events e USING (id)";
 
 pub(crate) struct Deployment {
     pub(crate) pace: Pace,
@@ -106,6 +119,11 @@ impl Deployment {
         Self::with(rule_off, Pace::Short, Load::Mixed).await
     }
 
+    /// With events that are deleted once they are done.
+    pub(crate) async fn deleting(pace: Pace) -> Self {
+        Self::with(None, pace, Load::Deleting).await
+    }
+
     /// For a mixed load.
     pub(crate) async fn mixed(pace: Pace) -> Self {
         Self::with(None, pace, Load::Mixed).await
@@ -150,6 +168,8 @@ impl Deployment {
             database: database.name.clone(),
         };
         deployment.migrate();
+        let written = if load == Load::Deleting { LIST } else { TABLE };
+        postgres::connect(&deployment.url).await.batch_execute(written).await.unwrap();
         deployment
     }
 
@@ -177,10 +197,11 @@ impl Deployment {
     }
 
     fn settings(&self, slot: &WorkerSlot) -> String {
+        let retention = if self.load == Load::Deleting { "[retention]\npublished_retention_days = 0\n" } else { "" };
         let worker = if self.is_mixed() {
             mixed::settings(slot.number, &self.redis_address(slot), &self.stream, self.folder())
         } else {
-            "[worker]\npoll_interval = \"20ms\"\nbatch_size = 50\nmax_in_flight = 500\n".to_owned()
+            format!("{retention}[worker]\npoll_interval = \"20ms\"\nbatch_size = 50\nmax_in_flight = 500\n")
         };
         let lease = LEASE.as_secs();
         format!("{}{worker}lease = \"{lease}s\"\nshutdown_timeout = \"5s\"\n", self.shared_settings(slot))

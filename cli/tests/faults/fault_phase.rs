@@ -137,6 +137,16 @@ impl FaultPhase {
 
     pub(crate) async fn run(self, seed: u64) -> Outcome {
         let deployment = Deployment::paced(self.pace).await;
+        self.run_on(deployment, seed).await
+    }
+
+    /// Runs with events that are deleted once they are done.
+    pub(crate) async fn run_deleting(self, seed: u64) -> Outcome {
+        let deployment = Deployment::deleting(self.pace).await;
+        self.run_on(deployment, seed).await
+    }
+
+    async fn run_on(self, deployment: Deployment, seed: u64) -> Outcome {
         deployment.start_workers().await;
         let meter = Meter::start(deployment.url(), deployment.processes.clone());
         let writers = Writers::start(deployment.url(), seed);

@@ -34,9 +34,15 @@ use fault_phase::FaultPhase;
 use kinds::Kind;
 use report::Report;
 
-/// Every kind of fault, some at the same time: with plain events, with a mixed load, on a SQLite file, and with JetStream.
-const SHORT: [Duration; 4] =
-    [Duration::from_secs(24), Duration::from_secs(12), Duration::from_secs(6), Duration::from_secs(15)];
+/// Every kind of fault, some at the same time: with plain events, with events that are deleted, with a mixed load, on a SQLite
+/// file, and with JetStream.
+const SHORT: [Duration; 5] = [
+    Duration::from_secs(16),
+    Duration::from_secs(12),
+    Duration::from_secs(12),
+    Duration::from_secs(6),
+    Duration::from_secs(15),
+];
 
 /// The same with consumers, with an inbox and without one.
 const SHORT_OF_CONSUMERS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(5)];
@@ -45,8 +51,9 @@ const SHORT_OF_CONSUMERS: [Duration; 2] = [Duration::from_secs(10), Duration::fr
 async fn a_minute_of_all_faults_together_loses_duplicates_and_reorders_nothing() {
     let seed = rand::random_range(0..1_000_000);
     let mut report = Report::new(seed, "--rounds 0 --seconds 60");
-    let [plain, mixed, file, nats] = SHORT;
+    let [plain, deleting, mixed, file, nats] = SHORT;
     report.add(FaultPhase::together(&Kind::ALL, plain, Pace::Short).run(seed).await);
+    report.add(deleting_together(&Kind::ALL, deleting, Pace::Short).run_deleting(seed).await);
     report.add(FaultPhase::mixed(&Kind::ALL, mixed, Pace::Short).run_mixed(seed).await);
     report.add(sqlite::run(seed, file, Pace::Short).await);
     report.add(nats::run(seed, &nats::KINDS, nats::Until::Elapsed(nats)).await);
@@ -62,6 +69,10 @@ async fn half_a_minute_of_faults_of_consumers_has_each_effect_once_and_in_order(
     let without = consumers_together(&consumers::KINDS, at_least_once, Pace::Short).named("consumers, no inbox");
     report.add(without.run_consumed(seed, Guarantee::AtLeastOnce).await);
     report.judge();
+}
+
+fn deleting_together(kinds: &[Kind], span: Duration, pace: Pace) -> FaultPhase {
+    FaultPhase::together(kinds, span, pace).named("deleting, all together")
 }
 
 fn consumers_together(kinds: &[Kind], span: Duration, pace: Pace) -> FaultPhase {
@@ -86,6 +97,9 @@ async fn each_kind_of_fault_alone_and_then_all_together() {
     if arguments.runs(PhaseName::Together) {
         report.add(FaultPhase::together(kinds, span, Pace::Long).run(seed).await);
     }
+    if arguments.runs(PhaseName::Deleting) {
+        run_deleting(&arguments, kinds, &mut report).await;
+    }
     if arguments.runs(PhaseName::Mixed) {
         report.add(FaultPhase::mixed(kinds, span, Pace::Long).run_mixed(seed).await);
     }
@@ -104,6 +118,17 @@ async fn each_kind_of_fault_alone_and_then_all_together() {
         run_consumers(&arguments, seed, span, &mut report).await;
     }
     report.judge();
+}
+
+async fn run_deleting(arguments: &Arguments, kinds: &[Kind], report: &mut Report) {
+    let Arguments { rounds, seed, seconds, .. } = *arguments;
+    for kind in kinds.iter().filter(|kind| rounds > 0 && kind.is_missing().is_none()) {
+        report.add(FaultPhase::alone(*kind, rounds).named(format!("deleting, {kind}")).run_deleting(seed).await);
+    }
+    if seconds > 0 {
+        let together = deleting_together(kinds, Duration::from_secs(seconds), Pace::Long);
+        report.add(together.run_deleting(seed).await);
+    }
 }
 
 async fn run_consumers(arguments: &Arguments, seed: u64, span: Duration, report: &mut Report) {

@@ -154,7 +154,7 @@ impl Writer {
     async fn has(&self, client: &mut Client, events: &[Committed]) -> bool {
         let first = events[0].id.to_string();
         loop {
-            match client.query_one("SELECT count(*) FROM outbox_events WHERE id = $1::text::uuid", &[&first]).await {
+            match client.query_one("SELECT count(*) FROM written WHERE id = $1::text::uuid", &[&first]).await {
                 Ok(row) => return row.get::<_, i64>(0) == 1,
                 Err(_) => *client = self.connect().await,
             }

@@ -52,6 +52,6 @@ pub(super) async fn to_a_lagging_standby(deployment: &Deployment, rng: &mut StdR
 /// Each event, and whether it is recorded as published.
 async fn events(deployment: &Deployment, server: &Server) -> HashMap<Uuid, bool> {
     let sql = postgres::connect(&server.url(deployment.database())).await;
-    let rows = sql.query("SELECT id, status = 'published' FROM outbox_events", &[]).await.unwrap();
+    let rows = sql.query("SELECT id, is_published FROM written", &[]).await.unwrap();
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
