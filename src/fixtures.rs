@@ -58,6 +58,7 @@ pub(crate) fn fetched(shard: i16, scheduled_at: i64, key: &str) -> FetchedRow {
         max_retries: 3,
         updated_at: 0,
         version: None,
+        place: None,
         event: Ok(Arc::new(event)),
     }
 }

@@ -107,5 +107,5 @@ impl BenchStore {
 }
 
 fn acceptance(row: &FetchedRow, deletes: bool) -> Acceptance {
-    Acceptance { id: row.id, seq: row.position.seq, asked: Arc::default(), left: Vec::new(), deletes }
+    Acceptance { id: row.id, seq: row.position.seq, place: row.place, asked: Arc::default(), left: Vec::new(), deletes }
 }

@@ -129,6 +129,7 @@ macro_rules! instantiate {
                 order::what_waits_behind_a_pending_event_of_a_later_time_is_not_due,
                 order::what_waits_behind_a_failed_event_is_due_unless_the_lane_holds,
                 settling::publishing_is_recorded_once,
+                settling::a_row_is_settled_where_it_was_read_or_found_by_its_id,
                 settling::each_event_of_a_settle_has_an_outcome_of_its_own,
                 settling::a_row_that_may_not_be_updated_is_named_and_holds_no_other,
                 settling::where_every_row_is_refused_no_row_is_to_blame,

@@ -83,6 +83,8 @@ pub(crate) struct FetchedRow {
     pub(crate) updated_at: i64,
     /// The transaction that wrote this version of the row; `None`: the database does not tell.
     pub(crate) version: Option<TransactionId>,
+    /// The place of this version; `None`: the database has none.
+    pub(crate) place: Option<RowPlace>,
     /// The event, or why the row is not a valid event.
     pub(crate) event: std::result::Result<Arc<OutboxEvent>, String>,
 }
@@ -134,6 +136,10 @@ impl TransactionId {
         self.0.wrapping_sub(other.0) > u32::MAX / 2
     }
 }
+
+/// The place of a row's version in PostgreSQL's table (`ctid`), as it is sent. Another row may be there later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct RowPlace(pub(crate) [u8; 6]);
 
 /// The answer to [`PredecessorQuery`]s, from one snapshot.
 #[derive(Debug, Clone, Default)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{Care, Position, Result, Settled, Shard};
+use super::{Care, Position, Result, RowPlace, Settled, Shard};
 use crate::event::OutboxEvent;
 
 /// An event that its backend has accepted.
@@ -15,6 +15,8 @@ use crate::event::OutboxEvent;
 pub(crate) struct Acceptance {
     pub(crate) id: Uuid,
     pub(crate) seq: i64,
+    /// Where its row was when it was read. The row may have changed since.
+    pub(crate) place: Option<RowPlace>,
     /// Handlers that this process has asked about the event, so that it is never owed to them.
     pub(crate) asked: Arc<[String]>,
     /// Handlers of `pending_handlers` that this process lacks or may not run yet: the event is owed to them, announced or

@@ -154,7 +154,7 @@ async fn record(context: Arc<SystemContext>, batch: SettleBatch<Delivery>) -> (S
 
 fn acceptance(delivery: &Delivery, deletes: bool) -> Acceptance {
     let (asked, left) = (Arc::clone(&delivery.asked), delivery.left.clone());
-    Acceptance { id: delivery.id, seq: delivery.position.seq, asked, left, deletes }
+    Acceptance { id: delivery.id, seq: delivery.position.seq, place: delivery.place, asked, left, deletes }
 }
 
 /// The outcomes; if the whole batch is refused, every event of it is.

@@ -9,7 +9,7 @@ use super::credit::CreditPermit;
 use super::in_flight::{DeliveryState, InFlight, SessionId, shard_of};
 use super::quota::QuotaPermit;
 use crate::event::OutboxEvent;
-use crate::store::{FetchedRow, Position, Shard};
+use crate::store::{FetchedRow, Position, RowPlace, Shard};
 
 /// One event on its way from fetch to settle.
 ///
@@ -27,6 +27,7 @@ pub(crate) struct Contents {
     pub(crate) retry_count: i32,
     pub(crate) max_retries: i32,
     pub(crate) updated_at: i64,
+    pub(crate) place: Option<RowPlace>,
     /// Handlers in this process that received the event.
     pub(crate) asked: Arc<[String]>,
     /// Handlers of this or of an earlier process that must still receive it, in another process or later.
@@ -66,6 +67,7 @@ impl Delivery {
             retry_count: row.retry_count,
             max_retries: row.max_retries,
             updated_at: row.updated_at,
+            place: row.place,
             asked: Arc::default(),
             left: Vec::new(),
             behind: Vec::new(),

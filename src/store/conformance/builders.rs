@@ -144,7 +144,7 @@ pub(super) async fn settle(store: &Arc<dyn Store>, sent: &[(Uuid, i64)], care: C
 /// Acceptances of events for which no handler was asked.
 pub(super) fn accepted(sent: &[(Uuid, i64)]) -> Vec<Acceptance> {
     sent.iter()
-        .map(|&(id, seq)| Acceptance { id, seq, asked: Arc::default(), left: Vec::new(), deletes: false })
+        .map(|&(id, seq)| Acceptance { id, seq, place: None, asked: Arc::default(), left: Vec::new(), deletes: false })
         .collect()
 }
 

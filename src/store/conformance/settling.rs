@@ -1,11 +1,12 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::Fixture;
 use super::builders::*;
 use crate::event::Status;
-use crate::store::{Action, AuditNote, Care, FailureRecord, Settled};
+use crate::store::{Acceptance, Action, AuditNote, Care, FailureRecord, Settled};
 
 pub(super) async fn publishing_is_recorded_once<F: Fixture>() {
     let fixture = F::fresh().await;
@@ -21,6 +22,50 @@ pub(super) async fn publishing_is_recorded_once<F: Fixture>() {
     assert_eq!(find(&store, id).await, event);
     assert_eq!(ids(&fetch_all(&store).await), [other]);
     record(&store, &[]).await;
+}
+
+pub(super) async fn a_row_is_settled_where_it_was_read_or_found_by_its_id<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    for deletes in [false, true] {
+        let mut ids = Vec::new();
+        for _ in 0..8 {
+            ids.push(TestRow::new().insert(&fixture).await);
+        }
+        let rows = fetch_all(&store).await;
+        let mut events: Vec<Acceptance> = rows
+            .iter()
+            .map(|row| (row.place, accepted(&[(row.id, row.position.seq)]).remove(0)))
+            .map(|(place, event)| Acceptance { place, deletes, ..event })
+            .collect();
+        let is_done = async |id: Uuid| {
+            store.find(id).await.unwrap().map_or(deletes, |event| event.status == Status::Published && !deletes)
+        };
+        // Where they were read.
+        let here = events.split_off(6);
+        assert_eq!(outcomes(store.settle_published(&here, Care::Usual).await.unwrap()), vec![Settled::Recorded; 2]);
+        // One has moved since, and two are where the other was.
+        let moved = fixture.id(events[0].id);
+        fixture.execute(&format!("UPDATE outbox_events SET subject = 'moved' WHERE id = {moved}")).await;
+        (events[1].place, events[2].place) = (events[2].place, events[1].place);
+        let two = [events[0].clone(), events[1].clone()];
+        assert_eq!(outcomes(store.settle_published(&two, Care::Usual).await.unwrap()), vec![Settled::Recorded; 2]);
+        for event in &here {
+            assert!(is_done(event.id).await);
+        }
+        for (n, event) in events.iter().enumerate() {
+            assert_eq!(is_done(event.id).await, n < 2, "{n}");
+        }
+        // Where another version, or nothing, is. One that was deleted first may be found gone with the others.
+        let settled = [events[0].clone(), here[0].clone(), events[3].clone()];
+        let outcomes = outcomes(store.settle_published(&settled, Care::Usual).await.unwrap());
+        let is_recorded = |outcome| outcome == Settled::Recorded || deletes && outcome == Settled::Superseded;
+        assert!(outcomes.into_iter().all(is_recorded));
+        assert!(is_done(events[3].id).await);
+        for event in &events {
+            store.settle_published(std::slice::from_ref(event), Care::Usual).await.unwrap();
+        }
+    }
 }
 
 pub(super) async fn each_event_of_a_settle_has_an_outcome_of_its_own<F: Fixture>() {

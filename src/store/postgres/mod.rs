@@ -66,7 +66,7 @@ mod statement;
 mod testing;
 mod tls;
 mod trigger;
-mod xid;
+mod version;
 
 pub(crate) use connect::Target;
 #[cfg(feature = "tokio-postgres")]

@@ -98,7 +98,7 @@ fn named(rows: &[FetchedRow]) -> Vec<(Uuid, i64)> {
 pub(super) fn accepted(events: &[(Uuid, i64)]) -> Vec<Acceptance> {
     events
         .iter()
-        .map(|&(id, seq)| Acceptance { id, seq, asked: Arc::default(), left: Vec::new(), deletes: false })
+        .map(|&(id, seq)| Acceptance { id, seq, place: None, asked: Arc::default(), left: Vec::new(), deletes: false })
         .collect()
 }
 

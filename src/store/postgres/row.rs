@@ -8,7 +8,7 @@ use diesel::data_types::PgTimestamp;
 use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use uuid::Uuid;
 
-use super::xid::{RawXid, Xid};
+use super::version::{RawTid, RawXid, Tid, Xid};
 use crate::event::{JsonText, OutboxEvent};
 use crate::store::Position;
 use crate::store::columns::with_columns;
@@ -159,13 +159,13 @@ macro_rules! make_row {
         /// once for each row. An empty object, which most rows have, has at most 8 bytes (only an empty array is as small) and
         /// becomes NULL.
         ///
-        /// `version` is the transaction that wrote the row.
-        pub(super) const TEXTS: &str = concat!("e.xmin AS version", $(", ", with_texts!($kind $name)),+);
+        /// `version` is the transaction that wrote the row, and `place` where that version is.
+        pub(super) const TEXTS: &str = concat!("e.xmin AS version, e.ctid AS place", $(", ", with_texts!($kind $name)),+);
 
         /// The columns of [`DeliveredRow`], from a [`sized`] query of [`TEXTS`] named `e` with [`FITS`]; of an event that is too
         /// large only those that identify it.
         pub(super) const DELIVERED: &str =
-            concat!("CASE WHEN NOT b.fits THEN e.size END, e.version", $(", ", if_it_fits!($kind $name)),+);
+            concat!("CASE WHEN NOT b.fits THEN e.size END, e.version, e.place", $(", ", if_it_fits!($kind $name)),+);
 
         /// The types of [`COLUMNS`].
         pub(crate) type SqlTypes = ($(sql_type!($kind)),+);
@@ -199,7 +199,7 @@ pub(super) fn sized(query: &str) -> String {
 pub(super) const FITS: &str = "CROSS JOIN LATERAL (SELECT e.size <= ? AS fits) b";
 
 /// The types of [`DELIVERED`].
-pub(super) type DeliveredTypes = (Nullable<BigInt>, Xid, SqlTypes);
+pub(super) type DeliveredTypes = (Nullable<BigInt>, Xid, Tid, SqlTypes);
 
 /// A row that was read for a delivery.
 #[derive(Queryable)]
@@ -207,6 +207,7 @@ pub(super) struct DeliveredRow {
     /// The event's size, if it is too large.
     oversize: Option<i64>,
     pub(super) version: RawXid,
+    pub(super) place: RawTid,
     pub(super) row: Row,
 }
 

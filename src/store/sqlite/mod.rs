@@ -117,6 +117,7 @@ fn to_fetched(row: Row) -> FetchedRow {
         max_retries: row.max_retries(),
         updated_at: row.updated_at(),
         version: None,
+        place: None,
         event: row.decode().map(Arc::new),
     }
 }

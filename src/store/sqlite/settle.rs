@@ -40,7 +40,7 @@ fn record_one(
     announced: &Announced,
     now: i64,
 ) -> QueryResult<SettledEvent> {
-    let Acceptance { id, seq, asked, left, deletes } = event;
+    let Acceptance { id, seq, asked, left, deletes, place: _ } = event;
     let (id, seq) = (*id, *seq);
     if left.is_empty() && !announced.has_unasked(asked) {
         let is_deleted = *deletes && delete_unpublished(connection, id, seq)?;

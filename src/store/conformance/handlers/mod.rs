@@ -51,7 +51,7 @@ fn names(names: &[&str]) -> Vec<String> {
 /// Records that the backend has accepted the event and that these handlers were asked.
 pub(super) async fn accept(store: &Arc<dyn Store>, id: Uuid, asked: &[&str], left: &[&str]) -> SettledEvent {
     let seq = find(store, id).await.seq;
-    let event = Acceptance { id, seq, asked: names(asked).into(), left: names(left), deletes: false };
+    let event = Acceptance { id, seq, place: None, asked: names(asked).into(), left: names(left), deletes: false };
     store.settle_published(&[event], Care::Usual).await.unwrap().remove(0)
 }
 

@@ -107,6 +107,7 @@ fn without_event(row: BareRow, in_range: bool) -> FetchedRow {
         max_retries,
         updated_at,
         version: None,
+        place: None,
         event,
     }
 }

@@ -448,6 +448,7 @@ fn read((shard, delivered): PlacedRow, lane: &str, max_event_bytes: usize) -> Fe
         max_retries: delivered.row.max_retries,
         updated_at: delivered.row.updated_at.0,
         version: Some(delivered.version.0),
+        place: Some(delivered.place.0),
         event: delivered.decode(lane, max_event_bytes),
     }
 }

@@ -9,44 +9,54 @@ use tokio_postgres::types::Type;
 use super::{PUBLISHED, Parameter, Settling, durable, found};
 use crate::fault_injection::{self, ProtocolRule};
 use crate::store::postgres::Result;
+use crate::store::postgres::version::PlaceParameter;
 use crate::store::{Acceptance, SettledEvent};
 
 /// The statements of the usual way, for events that are not owed to a handler that was not asked.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Usual {
-    Update,
-    Delete,
+pub(super) struct Usual {
+    pub(super) deletes: bool,
+    /// The rows are found where they were read, and not by their ids. A row that is elsewhere by now is not found.
+    pub(super) by_place: bool,
 }
 
 impl Usual {
+    pub(super) const COUNT: usize = 4;
+
     pub(super) fn sql(self) -> &'static str {
-        match self {
-            Usual::Update => &UPDATE,
-            Usual::Delete => &DELETE,
-        }
+        &USUAL[self.number()]
+    }
+
+    /// From 0 to [`COUNT`](Self::COUNT).
+    pub(super) fn number(self) -> usize {
+        usize::from(self.deletes) + 2 * usize::from(self.by_place)
     }
 }
 
-static UPDATE: LazyLock<String> = LazyLock::new(|| {
-    usual(
-        "UPDATE outbox_events e SET status = 'published', pending_handlers = NULL, updated_at = now(), published_at = now() \
-         FROM",
-    )
-});
+static USUAL: LazyLock<[String; Usual::COUNT]> =
+    LazyLock::new(|| [(UPDATE, BY_ID), (DELETE, BY_ID), (UPDATE, BY_PLACE), (DELETE, BY_PLACE)].map(usual));
 
-static DELETE: LazyLock<String> = LazyLock::new(|| usual("DELETE FROM outbox_events e USING"));
+const UPDATE: &str = "UPDATE outbox_events e SET status = 'published', pending_handlers = NULL, updated_at = now(), \
+    published_at = now() FROM";
 
-/// It checks the newest version of a row: its acceptance was not recorded before. With this form of comparison, only a lookup
-/// in the primary key for each row can find them: with an equation, a plan from when the table was empty reads the whole
-/// index.
-fn usual(change: &str) -> String {
+const DELETE: &str = "DELETE FROM outbox_events e USING";
+
+const BY_ID: &str = "unnest($1, $2, $3) AS s(id, seq, asked_set), durable \
+    WHERE e.id = ANY (ARRAY[s.id]) AND e.seq = ANY (ARRAY[s.seq])";
+
+const BY_PLACE: &str = "unnest($1, $2, $3, $5) AS s(id, seq, asked_set, place), durable \
+    WHERE e.ctid = s.place AND e.id = s.id AND e.seq = s.seq";
+
+/// It checks the newest version of a row: its acceptance was not recorded before. With this form of comparison of ids, only a
+/// lookup in the primary key for each row can find them: with an equation, a plan from when the table was empty reads the
+/// whole index.
+fn usual((change, rows): (&str, &str)) -> String {
     let unless_off = if fault_injection::is_off(ProtocolRule::EveryHandler) { "false AND" } else { "" };
     format!(
         "WITH {}, unasked AS MATERIALIZED (SELECT a.n - 1 AS asked_set, h.types FROM outbox_handlers h \
             CROSS JOIN jsonb_array_elements($4) WITH ORDINALITY AS a(names, n) \
             WHERE {unless_off} h.seen_at + h.owed_for > now() AND (SELECT protocol FROM outbox_meta) >= 2 AND NOT a.names ? h.name::text) \
-         {change} unnest($1, $2, $3) AS s(id, seq, asked_set), durable \
-         WHERE e.id = ANY (ARRAY[s.id]) AND e.seq = ANY (ARRAY[s.seq]) AND e.published_at IS NULL AND NOT EXISTS (SELECT FROM unasked u \
+         {change} {rows} AND e.published_at IS NULL AND NOT EXISTS (SELECT FROM unasked u \
             WHERE u.asked_set = s.asked_set AND outbox_type_matches(u.types, e.event_type))",
         durable("")
     )
@@ -93,6 +103,12 @@ pub(super) fn parameters(events: &[Acceptance]) -> Vec<Parameter> {
         (Box::new(numbers), Type::INT4_ARRAY),
         (Box::new(json!(sets.0)), Type::JSONB),
     ]
+}
+
+/// Where the rows were when they were read, if that is known of all.
+pub(super) fn places(events: &[Acceptance]) -> Option<Parameter> {
+    let places: Option<Vec<PlaceParameter>> = events.iter().map(|event| event.place.map(PlaceParameter)).collect();
+    Some((Box::new(places?), Type::TID_ARRAY))
 }
 
 /// The distinct sets of names in a batch: usually one, and hardly more than there are types.

@@ -58,14 +58,8 @@ pub(super) struct SettleConnection {
     server: i64,
     backend: ServerProcess,
     index_plans: bool,
-    /// The statements that the server caches, if it accepted the planner options.
-    cached: Cached,
-}
-
-#[derive(Default)]
-struct Cached {
-    update: OnceCell<Statement>,
-    delete: OnceCell<Statement>,
+    /// The statements that the server caches, by number, if it accepted the planner options.
+    cached: [OnceCell<Statement>; Usual::COUNT],
 }
 
 /// A connection as the server knows it: its process, and when that started, in microseconds since 1970.
@@ -108,7 +102,7 @@ impl managed::Manager for Manager {
         let server = self.0.target.identify(&client).await?;
         let backend = ServerProcess::identify(&client).await.map_err(|error| self.0.target.connect_error(&error))?;
         driver.busy = false;
-        Ok(SettleConnection { client, schema, driver, server, backend, index_plans, cached: Cached::default() })
+        Ok(SettleConnection { client, schema, driver, server, backend, index_plans, cached: Default::default() })
     }
 
     async fn recycle(&self, connection: &mut SettleConnection, _: &Metrics) -> RecycleResult<StoreError> {
@@ -130,10 +124,7 @@ impl SettleConnection {
         if !self.index_plans {
             return self.execute(statement.sql(), parameters).await;
         }
-        let cached = match statement {
-            Usual::Update => &self.cached.update,
-            Usual::Delete => &self.cached.delete,
-        };
+        let cached = &self.cached[statement.number()];
         let types: Vec<Type> = parameters.iter().map(|(_, of)| of.clone()).collect();
         let cached = cached.get_or_try_init(|| self.prepare(statement.sql(), &types)).await?;
         let values: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|(value, _)| *value).collect();

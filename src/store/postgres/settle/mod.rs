@@ -150,15 +150,17 @@ pub(super) async fn sent_but_failed(store: &PostgresStore, sent: &[(Uuid, i64)])
 }
 
 impl Settling {
-    /// Publishes or deletes events without locking them first; returns whether all were changed. Rows that stay locked,
+    /// Publishes or deletes events without locking them first; returns whether all were changed. Rows that stay locked or are not where they were read,
     /// events that are owed to handlers elsewhere, and those whose acceptance was recorded before are not changed.
     async fn is_all_recorded(&self, events: &[Acceptance]) -> Result<bool> {
         let deletes = events.iter().filter(|event| event.deletes).count();
         if events.iter().any(|event| !event.left.is_empty()) || (1..events.len()).contains(&deletes) {
             return Ok(false);
         }
-        let statement = if deletes == 0 { Usual::Update } else { Usual::Delete };
-        let parameters = accepted::parameters(events);
+        let mut parameters = accepted::parameters(events);
+        let places = accepted::places(events);
+        let statement = Usual { deletes: deletes > 0, by_place: places.is_some() };
+        parameters.extend(places);
         let written = self.pool.run(PUBLISHED, |connection| {
             async move { connection.settle(statement, &references(&parameters)).await }.boxed()
         });
