@@ -18,8 +18,8 @@ pub(crate) use self::columns::with_columns;
 pub(crate) use self::content::first_difference_with_data;
 pub use self::cursor::{CreatedCursor, InvalidCursor};
 pub(crate) use self::dispatch::{
-    Blocker, DispatchStore, FailureRecord, FetchRequest, FetchResult, FetchedRow, KeyStart, PredecessorQuery, Range,
-    RoutedEvent,
+    Blocker, DispatchStore, DueKind, DueLane, DueLanes, FailureRecord, FetchRequest, FetchResult, FetchedRow, KeyStart,
+    PredecessorQuery, Range, RoutedEvent,
 };
 pub(crate) use self::handlers::{
     Acceptance, Announcement, DeliveryRequest, FetchedDelivery, HandlerStore, MOST_COUNTED, NOT_COVERED, OwedHandler,

@@ -18,7 +18,7 @@ use crate::publish::{InsertResult, NewEvent};
 use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
     Acceptance, Action, AdminStore, Announcement, ApplicationKind, ApplicationTarget, AuditEntry, AuditNote, AuditRow,
-    BackendPause, Backlog, Blocker, Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore,
+    BackendPause, Backlog, Blocker, Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore, DueLanes,
     EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow,
     HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore, MaintenanceStore, NewPause, NotInserted, NotifyStore,
     OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery, Resolution, Result,
@@ -125,6 +125,10 @@ impl DispatchStore for PostgresStore {
 
     async fn raise_epoch(&self, owner: Uuid, shard: &Shard, epoch: i64, above: i64) -> Result<bool> {
         settle::raise_epoch(self, owner, shard, epoch, above).await
+    }
+
+    async fn due_lanes(&self, lanes: &[(LaneName, Vec<i16>)]) -> Result<DueLanes> {
+        fetch::due_lanes(self, lanes).await
     }
 
     async fn has_due(&self, lanes: &[LaneName], failed_blocks: &[LaneName]) -> Result<bool> {
