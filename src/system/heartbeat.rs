@@ -167,7 +167,7 @@ impl<'a> HeartbeatLoop<'a> {
 
     fn next_look(&self) -> BootInstant {
         let is_notified = self.context.store.notify_store().is_some();
-        BootInstant::now().after(if is_notified { UNHEARD_INTERVAL } else { CHECK_INTERVAL })
+        BootInstant::now().after(if is_notified { self.context.pace(UNHEARD_INTERVAL) } else { CHECK_INTERVAL })
     }
 
     /// Waits until then or until something wakes the heartbeat. While shards drain, it does not wait for long.
