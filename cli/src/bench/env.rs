@@ -186,7 +186,20 @@ impl BenchEnv {
     /// The settings of a worker in another process, as environment variables, because arguments would show passwords in the
     /// list of processes.
     pub(super) fn variables(&self, publishers: &[&str]) -> anyhow::Result<Vec<(&'static str, String)>> {
-        let Settings { publishers, worker, .. } = self.settings(publishers);
+        self.described(self.settings(publishers))
+    }
+
+    /// The same for this many publishers, which all send to the first one's stream.
+    pub(super) fn variables_for(&self, count: usize) -> anyhow::Result<Vec<(&'static str, String)>> {
+        let mut settings = self.settings(&PUBLISHERS[..1]);
+        let first = settings.publishers.get(PUBLISHERS[0]).context("there is no such publisher")?.clone();
+        let more = (1..count).map(|number| (format!("idle{number}"), first.clone()));
+        settings.publishers.extend(more);
+        self.described(settings)
+    }
+
+    fn described(&self, settings: Settings) -> anyhow::Result<Vec<(&'static str, String)>> {
+        let Settings { publishers, worker, .. } = settings;
         let publishers: serde_json::Map<String, Value> = publishers
             .into_iter()
             .map(|(name, publisher)| Ok((name, described(&publisher)?)))
