@@ -42,7 +42,7 @@ const NOTIFIED_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is recorded that a live process has its handlers.
 const SEEN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// It is recorded this many times, at least, while events are owed to a handler that is away.
+/// It is recorded this many times, at least, while events are owed to a handler that is unavailable.
 const SEEN_SHARE: u32 = 10;
 
 /// A notification does not cause a fetch earlier than this after the last.
