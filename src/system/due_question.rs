@@ -43,6 +43,8 @@ pub(super) struct DueQuestion {
     /// A timer for that runs.
     is_timed: bool,
     last: BootInstant,
+    /// No question before this: it would take too much of the time.
+    rests_until: BootInstant,
     /// Slow ones in a row.
     slow: u32,
 }
@@ -50,7 +52,7 @@ pub(super) struct DueQuestion {
 impl DueQuestion {
     pub(super) fn new() -> Self {
         let now = BootInstant::now();
-        Self { next: now, is_open: false, is_woken: false, is_timed: false, last: now, slow: 0 }
+        Self { next: now, is_open: false, is_woken: false, is_timed: false, last: now, rests_until: now, slow: 0 }
     }
 
     /// Asks soon: something may be new in any lane.
@@ -65,20 +67,21 @@ impl DueQuestion {
         if self.slow == 0 { limit.max(PATIENCE) } else { limit }
     }
 
-    /// Whether the next one is not later than a poll.
-    pub(super) fn replaces_polls(&self, interval: Duration, now: BootInstant) -> bool {
-        self.next <= now.after(interval)
+    /// Whether it is asked as often as lanes would poll.
+    pub(super) fn replaces_polls(&self, now: BootInstant) -> bool {
+        now >= self.rests_until
     }
 
     /// Whether it is time to ask. A tick that comes a little early counts, and does not make the next one earlier.
     fn is_due(&self, interval: Duration, now: BootInstant) -> bool {
-        let is_woken = self.is_woken && now.since(self.last) >= LEAST && self.replaces_polls(interval, now);
-        !self.is_open && (is_woken || now.after(interval / 8) >= self.next)
+        let is_woken = self.is_woken && now.since(self.last) >= LEAST;
+        !self.is_open && self.replaces_polls(now) && (is_woken || now.after(interval / 8) >= self.next)
     }
 
     fn begin(&mut self, interval: Duration, now: BootInstant) {
         (self.is_open, self.is_woken, self.last) = (true, false, now);
-        self.next = self.next.after(interval).max(now.after(interval / 2));
+        let next = if now.after(interval / 8) >= self.next { self.next.after(interval) } else { self.next };
+        self.next = next.max(now.after(interval / 2));
     }
 
     fn end(&mut self, lanes: usize, took: Duration, now: BootInstant) {
@@ -97,7 +100,7 @@ impl DueQuestion {
 
     /// Asks again after a while; until then the lanes poll by themselves.
     fn rest(&mut self, took: Duration, now: BootInstant) {
-        self.next = self.next.max(now.after(took.saturating_mul(SHARE).min(LONGEST_REST)));
+        self.rests_until = now.after(took.saturating_mul(SHARE).min(LONGEST_REST));
         self.is_woken = false;
     }
 }
@@ -151,7 +154,7 @@ impl Poller {
         };
         self.resume();
         let interval = self.context.settings.worker.poll_interval;
-        let (rests, limit) = (!self.question.replaces_polls(interval, now), self.question.limit(interval));
+        let (rests, limit) = (!self.question.replaces_polls(now), self.question.limit(interval));
         let mut found: HashMap<LaneName, Vec<DueKind>> = HashMap::new();
         due.into_iter().for_each(|DueLane { lane, kind }| found.entry(lane).or_default().push(kind));
         for lane in self.lanes().filter(|lane| asked.contains(lane.in_flight.lane())) {
@@ -192,6 +195,14 @@ mod tests {
             question.end(1, CHEAP, now);
             now = now.after(INTERVAL);
         }
+        let early = now.after(INTERVAL - INTERVAL / 10);
+        question.begin(INTERVAL, now);
+        question.end(1, CHEAP, now);
+        assert!(question.is_due(INTERVAL, early) && question.replaces_polls(early), "ticks waver");
+        question.begin(INTERVAL, early);
+        question.end(1, CHEAP, early);
+        assert!(question.replaces_polls(early));
+        now = early.after(INTERVAL * 2);
         for _ in 0..SLOW_IN_A_ROW {
             assert!(question.is_due(INTERVAL, now), "a slow one may be an accident");
             question.begin(INTERVAL, now);

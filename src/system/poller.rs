@@ -161,10 +161,7 @@ impl Poller {
     }
 
     fn schedule_fetch_at(&mut self, wakeup: &Wakeup, now: BootInstant) {
-        if *wakeup == Wakeup::EveryLane
-            && self.lanes().count() > MOST_WOKEN
-            && self.question.replaces_polls(self.context.settings.worker.poll_interval, now)
-        {
+        if *wakeup == Wakeup::EveryLane && self.lanes().count() > MOST_WOKEN && self.question.replaces_polls(now) {
             self.question.wake();
             self.lanes().for_each(|lane| lane.reader.hurry_sweep(now));
             // What is covered is fetched if the question finds anything there.
