@@ -26,6 +26,7 @@ const SLOW_IN_A_ROW: u32 = 3;
 /// Then questions take at most one part in this many of the time.
 const SHARE: u32 = 20;
 
+/// How long lanes wait for an answer at least.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 const LONGEST_REST: Duration = Duration::from_secs(60);
@@ -85,17 +86,11 @@ impl DueQuestion {
     }
 
     fn end(&mut self, lanes: usize, took: Duration, now: BootInstant) {
-        self.is_open = false;
         let cheap = CHEAP + CHEAP_FOR_EACH.saturating_mul(u32::try_from(lanes).unwrap_or(u32::MAX));
         self.slow = if took > cheap { self.slow + 1 } else { 0 };
         if self.slow >= SLOW_IN_A_ROW {
             self.rest(took, now);
         }
-    }
-
-    fn fail(&mut self, took: Duration, now: BootInstant) {
-        self.is_open = false;
-        self.rest(took, now);
     }
 
     /// Asks again after a while; until then the lanes poll by themselves.
@@ -130,6 +125,7 @@ impl Poller {
         let asked: HashSet<LaneName> = lanes.iter().map(|(lane, _)| lane.clone()).collect();
         let work = self.context.runtime.spawn(async move { context.store.due_lanes(&lanes).await });
         ctx.spawn(work.into_actor(self).map(move |result, poller, ctx| {
+            poller.question.is_open = false;
             // An error means that the system has stopped, and its runtime with it.
             if let Ok(answer) = result {
                 poller.take_answer(&asked, answer, now);
@@ -147,7 +143,7 @@ impl Poller {
             }
             Err(error) => {
                 // The time limit of a statement may be the cause.
-                self.question.fail(now.since(began), now);
+                self.question.rest(now.since(began), now);
                 self.lanes().for_each(|lane| lane.reader.uncover());
                 return self.pause(&error);
             }
@@ -192,20 +188,24 @@ mod tests {
             assert!(question.is_due(INTERVAL, now));
             question.begin(INTERVAL, now);
             assert!(!question.is_due(INTERVAL, now.after(INTERVAL)), "one at a time");
+            question.is_open = false;
             question.end(1, CHEAP, now);
             now = now.after(INTERVAL);
         }
         let early = now.after(INTERVAL - INTERVAL / 10);
         question.begin(INTERVAL, now);
+        question.is_open = false;
         question.end(1, CHEAP, now);
         assert!(question.is_due(INTERVAL, early) && question.replaces_polls(early), "ticks waver");
         question.begin(INTERVAL, early);
+        question.is_open = false;
         question.end(1, CHEAP, early);
         assert!(question.replaces_polls(early));
         now = early.after(INTERVAL * 2);
         for _ in 0..SLOW_IN_A_ROW {
             assert!(question.is_due(INTERVAL, now), "a slow one may be an accident");
             question.begin(INTERVAL, now);
+            question.is_open = false;
             question.end(1, INTERVAL, now);
             now = now.after(INTERVAL);
         }
@@ -213,6 +213,7 @@ mod tests {
         now = now.after(INTERVAL * SHARE);
         assert!(question.is_due(INTERVAL, now));
         question.begin(INTERVAL, now);
+        question.is_open = false;
         question.end(1_000, INTERVAL, now);
         assert!(question.is_due(INTERVAL, now.after(INTERVAL * 2)), "for many lanes it is cheap");
     }

@@ -49,8 +49,15 @@ struct PublisherLanes {
     fetching: bool,
     /// The lane that is fetched next if it has anything to fetch.
     next: usize,
-    /// What the last run that found nothing to open or to fetch was based on, and when it was.
-    rested: Option<(Vec<(u64, usize)>, u64, BootInstant)>,
+    /// What the last run that found nothing to open or to fetch was based on.
+    rested: Option<Rest>,
+}
+
+/// The state in which a publisher's lanes had nothing to do.
+struct Rest {
+    opened: Vec<(u64, usize)>,
+    lease_changes: u64,
+    since: BootInstant,
 }
 
 impl PublisherLanes {
@@ -69,9 +76,9 @@ impl PublisherLanes {
 
     /// Whether nothing has changed since a run that found nothing to open or to fetch: an idle lane costs next to nothing.
     fn rests(&self, context: &SystemContext, now: BootInstant) -> bool {
-        let Some((opened, changes, at)) = &self.rested else { return false };
-        let is_same = now.since(*at) < LONGEST_TICK && *changes == context.leases.changes();
-        is_same && *opened == self.opened() && self.lanes.iter().all(|lane| lane.rests(now))
+        let Some(rest) = &self.rested else { return false };
+        let is_same = now.since(rest.since) < LONGEST_TICK && rest.lease_changes == context.leases.changes();
+        is_same && rest.opened == self.opened() && self.lanes.iter().all(|lane| lane.rests(now))
     }
 
     fn opened(&self) -> Vec<(u64, usize)> {
@@ -128,13 +135,13 @@ impl Poller {
             if self.publishers[index].rests(&self.context, now) {
                 continue;
             }
-            let (changes, opened) = (self.context.leases.changes(), self.publishers[index].opened());
+            let (lease_changes, opened) = (self.context.leases.changes(), self.publishers[index].opened());
             let opens = self.open_shards(index, now);
             if now >= self.pause_until {
                 self.fetch(index, now, ctx);
             }
             let of = &mut self.publishers[index];
-            of.rested = (!opens && !of.fetching).then_some((opened, changes, now));
+            of.rested = (!opens && !of.fetching).then_some(Rest { opened, lease_changes, since: now });
         }
         self.probe(now, ctx);
     }
