@@ -24,7 +24,7 @@ const SPAN: Duration = Duration::from_secs(60);
 const SETTLING: Duration = Duration::from_secs(15);
 
 const MOST_VERSIONS: f64 = 150.0;
-const MOST_STATEMENTS: f64 = 60.0;
+const MOST_STATEMENTS: f64 = 34.0;
 
 /// Row versions written so far, by table.
 const VERSIONS: &str = "SELECT relname::text, (n_tup_ins + n_tup_upd + n_tup_del)::bigint FROM pg_stat_user_tables

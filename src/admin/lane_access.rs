@@ -13,8 +13,7 @@ use uuid::Uuid;
 
 use super::{AdminError, OutboxAdmin, Result};
 use crate::backend::BackendError;
-use crate::store::report::by_lane;
-use crate::store::{Heartbeat, LaneClaim, LaneHealth, LaneName, LeaseSnapshot, LeaseStore, Shard, Store};
+use crate::store::{Heartbeat, LaneClaim, LaneHealth, LaneName, LeaseSnapshot, LeaseStore, LiveWorker, Shard, Store};
 
 /// How long to wait for a backend.
 const BACKEND_LIMIT: Duration = Duration::from_secs(15);
@@ -207,7 +206,7 @@ impl LaneAccess {
 
 /// Whether another command claimed the lane before: the later one gives way.
 fn is_claimed_earlier(own: Uuid, lane: &str, snapshot: &LeaseSnapshot) -> bool {
-    let claims = |backends: &str| by_lane(backends).get(lane).is_some_and(|report| report.claims);
+    let claims = |worker: &LiveWorker| worker.backends.get(lane).is_some_and(|report| report.claims);
     // Ids of version 7 are in the order of time.
-    snapshot.live_workers.iter().any(|worker| worker.id < own && claims(&worker.backends))
+    snapshot.live_workers.iter().any(|worker| worker.id < own && claims(worker))
 }

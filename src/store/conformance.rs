@@ -124,6 +124,7 @@ macro_rules! instantiate {
                 order::a_key_is_ordered_within_its_lane_alone,
                 order::nothing_is_due_in_an_empty_lane_or_before_the_time,
                 order::a_due_retry_is_due,
+                order::one_question_tells_the_lanes_in_which_something_is_due,
                 order::a_retry_without_a_time_is_due_by_its_schedule,
                 order::what_waits_behind_a_retry_is_not_due,
                 order::what_waits_behind_a_pending_event_of_a_later_time_is_not_due,

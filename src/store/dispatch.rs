@@ -213,6 +213,28 @@ pub(crate) struct RoutedEvent {
     pub(crate) to: String,
 }
 
+/// The lanes in which something is due.
+#[derive(Debug)]
+pub(crate) struct DueLanes {
+    pub(crate) lanes: Vec<DueLane>,
+    /// How long the database took to find them, without the way there and back.
+    pub(crate) took: Duration,
+}
+
+/// A lane in which something is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DueLane {
+    pub(crate) lane: LaneName,
+    pub(crate) kind: DueKind,
+}
+
+/// The status of the events that are due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DueKind {
+    Pending,
+    Retry,
+}
+
 /// Reading due events and recording their outcomes: the hot path of a worker.
 #[async_trait]
 pub(crate) trait DispatchStore: Send + Sync {
@@ -255,6 +277,11 @@ pub(crate) trait DispatchStore: Send + Sync {
 
     /// Raises a lease's epoch above `above` if it is still `owner`'s at `epoch`; returns whether it did.
     async fn raise_epoch(&self, owner: Uuid, shard: &Shard, epoch: i64, above: i64) -> Result<bool>;
+
+    /// Asks in one statement which lanes have a due event, blocked or not, in some of their shards: the `pending` ones and the
+    /// `retry` ones. What it costs does not depend on the number of shards, unless events wait for their time. It reads from
+    /// the start, and so also the dead rows there.
+    async fn due_lanes(&self, lanes: &[(LaneName, Vec<i16>)]) -> Result<DueLanes>;
 
     /// Whether anything in these lanes is due and not held; `failed_blocks` are the lanes in which a failed event holds its
     /// key.

@@ -1,12 +1,13 @@
 //! The role of a store in sharing work: heartbeats and leases.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{BackendPause, LaneName, Result, Shard};
+use super::{BackendPause, LaneHealth, LaneName, Result, Shard};
 
 /// A worker's report in each heartbeat.
 #[derive(Debug, Clone)]
@@ -30,7 +31,8 @@ pub(crate) struct Heartbeat {
 #[derive(Debug, Clone)]
 pub(crate) struct LiveWorker {
     pub(crate) id: Uuid,
-    pub(crate) backends: String,
+    /// Its reports by lane.
+    pub(crate) backends: BTreeMap<String, LaneHealth>,
     pub(crate) handlers: String,
     /// Microseconds; larger is later.
     pub(crate) started_at: i64,
@@ -60,6 +62,7 @@ pub(crate) struct LaneClaim {
 pub(crate) struct LeaseSnapshot {
     /// Workers whose heartbeat is younger than the lease time, including this one.
     pub(crate) live_workers: Vec<LiveWorker>,
+    /// Sorted by shard.
     pub(crate) leases: Vec<LeaseRow>,
     /// The leases that were extended, with their epochs.
     pub(crate) renewed: Vec<(Shard, i64)>,
@@ -70,6 +73,15 @@ pub(crate) struct LeaseSnapshot {
     /// The protocol in force; see [`PROTOCOL`].
     pub(crate) protocol: i16,
     pub(crate) pauses: Vec<BackendPause>,
+}
+
+impl LeaseSnapshot {
+    /// The leases of a lane.
+    pub(crate) fn of_lane(&self, lane: &str) -> &[LeaseRow] {
+        let begin = self.leases.partition_point(|row| *row.shard.lane < *lane);
+        let rest = &self.leases[begin..];
+        &rest[..rest.partition_point(|row| *row.shard.lane == *lane)]
+    }
 }
 
 /// The newest protocol that this program knows; `outbox_meta.protocol` is the one that all workers follow.

@@ -18,8 +18,8 @@ pub(crate) use self::columns::with_columns;
 pub(crate) use self::content::first_difference_with_data;
 pub use self::cursor::{CreatedCursor, InvalidCursor};
 pub(crate) use self::dispatch::{
-    Blocker, Blockers, DispatchStore, FailureRecord, FetchRequest, FetchResult, FetchedRow, KeyStart, PredecessorQuery,
-    Range, RoutedEvent, RowPlace, TransactionId,
+    Blocker, Blockers, DispatchStore, DueKind, DueLane, DueLanes, FailureRecord, FetchRequest, FetchResult, FetchedRow,
+    KeyStart, PredecessorQuery, Range, RoutedEvent, RowPlace, TransactionId,
 };
 pub(crate) use self::handlers::{
     Acceptance, Announcement, DeliveryRequest, FetchedDelivery, HandledDelivery, HandlerStore, MOST_COUNTED,

@@ -1,5 +1,7 @@
 //! The role of a store in waking the workers of other processes.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use uuid::Uuid;
 
@@ -13,8 +15,9 @@ pub(crate) trait NotifyStore: Send + Sync {
     async fn announce(&self, outbox: Uuid, sender: Uuid, wakeup: &Wakeup) -> Result<()>;
 
     /// Listens, on a connection of its own, for notifications of processes other than `reader` from now on. An error that is
-    /// not transient: no notification arrives over this address.
-    async fn subscribe(&self, outbox: Uuid, reader: Uuid) -> Result<Box<dyn Listener + '_>>;
+    /// not transient: no notification arrives over this address. `least_silence`: the shortest silence after which it is proved
+    /// that notifications still arrive.
+    async fn subscribe(&self, outbox: Uuid, reader: Uuid, least_silence: Duration) -> Result<Box<dyn Listener + '_>>;
 
     /// The steps that [`set_trigger`](Self::set_trigger) would run now; changes nothing.
     async fn plan_trigger(&self, wanted: bool) -> Result<MigrationPlan>;

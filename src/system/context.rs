@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use actix::ArbiterHandle;
 use tokio::runtime::Handle;
@@ -132,6 +133,13 @@ impl SystemContext {
             return Ok(());
         }
         self.liveness.lease_health(self.settings.worker.lease)
+    }
+
+    /// How often something is done that can wait: every `interval`, or as rarely as the worker polls and renews its leases. With
+    /// long times for both, a database without work hears nothing of it for that time.
+    pub(super) fn pace(&self, interval: Duration) -> Duration {
+        let worker = &self.settings.worker;
+        interval.max(worker.poll_interval.min(worker.lease / 3))
     }
 
     pub(crate) fn unreadable(&self) -> Option<DatabaseUnreadable> {

@@ -42,6 +42,9 @@ const NOTIFIED_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is recorded that a live process has its handlers.
 const SEEN_INTERVAL: Duration = Duration::from_secs(60);
 
+/// It is recorded this many times, at least, while events are owed to a handler that is unavailable.
+const SEEN_SHARE: u32 = 10;
+
 /// A notification does not cause a fetch earlier than this after the last.
 const LEAST_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -53,6 +56,8 @@ pub(crate) struct HandlerPoller {
     context: Arc<SystemContext>,
     credit: Arc<Credit>,
     polls: HashMap<String, Polls>,
+    /// A question for several handlers is under way.
+    asking: bool,
     handled: SettleQueue<Answered>,
     rejected: SettleQueue<Answered>,
     _death_watch: DeathWatch,
@@ -102,7 +107,7 @@ impl HandlerPoller {
         let (events, bytes) = (worker.max_in_flight / SHARE_OF_MEMORY, worker.max_in_flight_bytes / SHARE_OF_MEMORY);
         let credit = Credit::new(events.max(1), bytes.max(1), Arc::default());
         let (handled, rejected) = (SettleQueue::new(), SettleQueue::new());
-        Self { context, credit, polls: HashMap::new(), handled, rejected, _death_watch: death_watch }
+        Self { context, credit, polls: HashMap::new(), asking: false, handled, rejected, _death_watch: death_watch }
     }
 
     /// Starts everything that can be started now. `notified`: something may be new.
@@ -119,10 +124,48 @@ impl HandlerPoller {
         if self.context.liveness.is_stopping() {
             return;
         }
-        for handler in self.context.subscriptions() {
-            if handler.is_alive() && self.is_due(handler.name(), notified) {
-                self.fetch(handler, ctx);
+        let mut due = self.context.subscriptions();
+        due.retain(|handler| handler.is_alive() && self.is_due(handler.name(), notified));
+        match due.is_empty() || notified {
+            true => due.into_iter().for_each(|handler| self.fetch(handler, ctx)),
+            false => self.poll(due, ctx),
+        }
+    }
+
+    /// Polls for the handlers that are due: several with one question, which those join that will be due soon.
+    fn poll(&mut self, due: Vec<Arc<Subscription>>, ctx: &mut Context<Self>) {
+        let (now, interval) = (BootInstant::now(), self.interval());
+        let is_soon = |name: &str| self.polls.get(name).is_some_and(|polls| polls.next <= now.after(interval / 2));
+        let mut asked = self.context.subscriptions();
+        asked.retain(|handler| {
+            let is_held = || !self.context.leases.readable(&handler_lane(handler.name()), now).is_empty();
+            handler.is_alive() && is_soon(handler.name()) && is_held()
+        });
+        if asked.len() < 2 || self.asking {
+            return due.into_iter().for_each(|handler| self.fetch(handler, ctx));
+        }
+        self.asking = true;
+        let names: Vec<String> = asked.iter().map(|handler| handler.name().to_owned()).collect();
+        // A notification that arrives meanwhile makes it earlier again.
+        for name in &names {
+            self.polls.entry(name.clone()).and_modify(|polls| polls.next = now.after(interval));
+        }
+        let context = Arc::clone(&self.context);
+        let work = self.context.runtime.spawn(async move { context.store.has_due_deliveries(&names).await });
+        ctx.spawn(work.into_actor(self).map(move |result, poller, ctx| {
+            poller.asking = false;
+            // After an error each fetch shows its own.
+            if !matches!(result, Ok(Ok(false))) {
+                asked.into_iter().for_each(|handler| poller.fetch(handler, ctx));
             }
+        }));
+    }
+
+    /// How often a handler is polled.
+    fn interval(&self) -> Duration {
+        match self.context.store.notify_store() {
+            Some(_) => self.context.pace(NOTIFIED_INTERVAL),
+            None => self.context.settings.worker.poll_interval,
         }
     }
 
@@ -193,11 +236,7 @@ impl HandlerPoller {
         ctx: &mut Context<Self>,
     ) {
         let (now, full) = (BootInstant::now(), deliveries.len() >= most);
-        let pause = match (full, self.context.store.notify_store()) {
-            (true, _) => Duration::ZERO,
-            (false, Some(_)) => NOTIFIED_INTERVAL,
-            (false, None) => self.context.settings.worker.poll_interval,
-        };
+        let pause = if full { Duration::ZERO } else { self.interval() };
         self.polls.insert(handler.name().to_owned(), Polls { last: now, next: now.after(pause), failures: 0 });
         let mut chains: BTreeMap<(LaneName, String), Vec<HandlerDelivery>> = BTreeMap::new();
         let mut alone = Vec::new();
@@ -272,7 +311,9 @@ impl Actor for HandlerPoller {
         ctx.set_mailbox_capacity(self.context.settings.worker.max_in_flight + 16);
         let interval = self.context.settings.worker.poll_interval.min(AGAIN_INTERVAL);
         ctx.run_interval(interval, |poller, ctx| poller.run_once(false, ctx));
-        ctx.run_interval(SEEN_INTERVAL, |poller, ctx| poller.note_seen(ctx));
+        let most = self.context.settings.worker.handlers_owed / SEEN_SHARE;
+        let seen = self.context.pace(SEEN_INTERVAL).min(most.max(SEEN_INTERVAL));
+        ctx.run_interval(seen, |poller, ctx| poller.note_seen(ctx));
         listen(Arc::clone(&self.context), self, ctx);
         self.run_once(true, ctx);
     }

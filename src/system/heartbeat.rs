@@ -167,7 +167,7 @@ impl<'a> HeartbeatLoop<'a> {
 
     fn next_look(&self) -> BootInstant {
         let is_notified = self.context.store.notify_store().is_some();
-        BootInstant::now().after(if is_notified { UNHEARD_INTERVAL } else { CHECK_INTERVAL })
+        BootInstant::now().after(if is_notified { self.context.pace(UNHEARD_INTERVAL) } else { CHECK_INTERVAL })
     }
 
     /// Waits until then or until something wakes the heartbeat. While shards drain, it does not wait for long.
@@ -288,7 +288,7 @@ impl<'a> HeartbeatLoop<'a> {
 
     async fn take_up_to(&mut self, target: usize, lane: &LaneName, snapshot: &LeaseSnapshot) -> Result<(), StoreError> {
         let missing = target.saturating_sub(self.held(lane).len());
-        let free = snapshot.leases.iter().any(|row| row.shard.lane == *lane && (row.owner.is_none() || row.expired));
+        let free = snapshot.of_lane(lane).iter().any(|row| row.owner.is_none() || row.expired);
         if missing == 0 || !free {
             return Ok(());
         }
@@ -306,7 +306,7 @@ impl<'a> HeartbeatLoop<'a> {
     fn count_take_overs(&self, lane: &LaneName, taken: &[(Shard, i64)], snapshot: &LeaseSnapshot) {
         let anothers = |owner| owner != self.context.worker;
         let left = |shard: &Shard| {
-            let mut rows = snapshot.leases.iter().filter(|row| row.shard == *shard && row.expired);
+            let mut rows = snapshot.of_lane(lane).iter().filter(|row| row.shard == *shard && row.expired);
             rows.any(|row| row.owner.is_some_and(anothers))
         };
         let count = taken.iter().filter(|(shard, _)| left(shard)).count();

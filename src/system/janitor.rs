@@ -86,11 +86,12 @@ impl Actor for Janitor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(REPAIR_INTERVAL, Self::repair);
+        let pace = |interval| self.context.pace(interval);
+        ctx.run_interval(pace(REPAIR_INTERVAL), Self::repair);
         ctx.run_later(FIRST_RETENTION, Self::delete);
-        ctx.run_interval(RETENTION_INTERVAL, Self::delete);
+        ctx.run_interval(pace(RETENTION_INTERVAL), Self::delete);
         ctx.run_interval(HISTORY_INTERVAL, Self::write_history);
-        ctx.run_interval(REPAIR_INTERVAL, Self::finish_settled);
+        ctx.run_interval(pace(REPAIR_INTERVAL), Self::finish_settled);
     }
 }
 

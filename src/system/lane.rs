@@ -33,6 +33,16 @@ impl Lane {
         held
     }
 
+    /// Whether a question can replace the lane's polls: it has been read to its end, and none of its events is in memory.
+    pub(super) fn can_be_covered(&self, now: BootInstant) -> bool {
+        self.reader.can_be_asked(now) && self.in_flight.has_nothing_to_do()
+    }
+
+    /// Whether the lane has nothing to fetch before the next question is answered, unless its leases or sessions change.
+    pub(super) fn rests(&self, now: BootInstant) -> bool {
+        self.reader.rests(now) && self.in_flight.has_nothing_to_do()
+    }
+
     /// The next fetch, if one is worthwhile now.
     pub(super) fn plan(
         &mut self,

@@ -1,13 +1,13 @@
 //! The shards that this worker holds, and its fair share. Pure except for the clock that is passed in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use crate::clock::BootInstant;
-use crate::store::report::by_lane;
 use crate::store::{LaneHealth, LaneName, LeaseSnapshot, LiveWorker, Shard};
 
 /// A lease as this worker knows it.
@@ -23,12 +23,17 @@ pub(crate) struct Held {
 /// The leases that this worker holds. Every actor reads them; changing them requires the right to, [`Keeping`].
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
-    held: Mutex<HashMap<Shard, Held>>,
+    held: Mutex<HeldByLane>,
     changing: Mutex<()>,
+    /// Counts the changes of what is held; that a lease lasts longer is none.
+    changes: AtomicU64,
 }
 
+/// The shards of each lane; no lane is without one.
+type HeldByLane = HashMap<LaneName, BTreeMap<i16, Held>>;
+
 impl Leases {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Shard, Held>> {
+    fn lock(&self) -> MutexGuard<'_, HeldByLane> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -38,28 +43,30 @@ impl Leases {
         Keeping { leases: self, _changing: self.changing.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 
-    /// The shards of a lane that may be read now, with their epochs.
+    /// The number of changes so far.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// The shards of a lane that may be read now, with their epochs, by number.
     pub(crate) fn readable(&self, lane: &str, now: BootInstant) -> Vec<(Shard, i64)> {
-        self.lock()
-            .iter()
-            .filter(|(shard, held)| *shard.lane == *lane && now < held.deadline && !held.draining)
-            .map(|(shard, held)| (shard.clone(), held.epoch))
-            .collect()
+        let all = self.lock();
+        let Some((lane, held)) = all.get_key_value(lane) else { return Vec::new() };
+        let readable = held.iter().filter(|(_, held)| now < held.deadline && !held.draining);
+        readable.map(|(number, held)| (Shard { lane: lane.clone(), number: *number }, held.epoch)).collect()
     }
 
     /// Whether an event read under this epoch may still be sent. An event of a draining shard is left to the next owner,
     /// which would otherwise wait for everything that is queued before it.
     pub(crate) fn covers(&self, shard: &Shard, epoch: i64, now: BootInstant) -> bool {
-        self.lock().get(shard).is_some_and(|held| held.epoch == epoch && now < held.deadline && !held.draining)
+        let all = self.lock();
+        let held = all.get(&shard.lane).and_then(|held| held.get(&shard.number));
+        held.is_some_and(|held| held.epoch == epoch && now < held.deadline && !held.draining)
     }
 
     /// How many shards of each lane are held.
     pub(crate) fn counts(&self) -> HashMap<LaneName, usize> {
-        let mut counts = HashMap::new();
-        for shard in self.lock().keys() {
-            *counts.entry(shard.lane.clone()).or_insert(0) += 1;
-        }
-        counts
+        self.lock().iter().map(|(lane, held)| (lane.clone(), held.len())).collect()
     }
 }
 
@@ -72,54 +79,77 @@ pub(crate) struct Keeping<'a> {
 impl Keeping<'_> {
     /// All leases that are held, also past their deadline: until another worker takes them they can be renewed.
     pub(crate) fn all(&self) -> Vec<(Shard, i64)> {
-        self.leases.lock().iter().map(|(shard, held)| (shard.clone(), held.epoch)).collect()
+        self.filtered(|_| true)
+    }
+
+    pub(crate) fn draining(&self) -> Vec<(Shard, i64)> {
+        self.filtered(|held| held.draining)
+    }
+
+    fn filtered(&self, is_wanted: impl Fn(&Held) -> bool) -> Vec<(Shard, i64)> {
+        let all = self.leases.lock();
+        let each = all.iter().flat_map(|(lane, held)| held.iter().map(move |(number, held)| (lane, number, held)));
+        let wanted = each.filter(|(_, _, held)| is_wanted(held));
+        wanted.map(|(lane, number, held)| (Shard { lane: lane.clone(), number: *number }, held.epoch)).collect()
+    }
+
+    /// Changes what is held.
+    fn change(&self, change: impl FnOnce(&mut HeldByLane)) {
+        let mut all = self.leases.lock();
+        change(&mut all);
+        all.retain(|_, held| !held.is_empty());
+        self.leases.changes.fetch_add(1, Ordering::Release);
     }
 
     /// Extends renewed leases to the new deadline; a lease that was not renewed is no longer held.
     pub(crate) fn renew(&self, renewed: &[(Shard, i64)], deadline: BootInstant) {
-        let mut held = self.leases.lock();
-        held.retain(|shard, held| renewed.iter().any(|(other, epoch)| other == shard && *epoch == held.epoch));
-        held.values_mut().for_each(|held| held.deadline = deadline);
+        let renewed: HashSet<(&Shard, i64)> = renewed.iter().map(|(shard, epoch)| (shard, *epoch)).collect();
+        let lost: Vec<(Shard, i64)> =
+            self.all().into_iter().filter(|(shard, epoch)| !renewed.contains(&(shard, *epoch))).collect();
+        if !lost.is_empty() {
+            self.remove(&lost);
+        }
+        self.leases.lock().values_mut().flat_map(BTreeMap::values_mut).for_each(|held| held.deadline = deadline);
     }
 
     pub(crate) fn add(&self, taken: &[(Shard, i64)], deadline: BootInstant) {
-        let mut held = self.leases.lock();
-        for (shard, epoch) in taken {
-            held.insert(shard.clone(), Held { epoch: *epoch, deadline, draining: false });
-        }
+        self.change(|all| {
+            for (Shard { lane, number }, epoch) in taken {
+                let held = Held { epoch: *epoch, deadline, draining: false };
+                all.entry(lane.clone()).or_default().insert(*number, held);
+            }
+        });
     }
 
     /// Leases in the table that name this worker although it does not hold them: taken or raised by a statement whose answer
     /// was lost, or released by one that the database never received.
     pub(crate) fn unknown_leases(&self, worker: Uuid, snapshot: &LeaseSnapshot) -> Vec<(Shard, i64)> {
-        let held = self.leases.lock();
-        let own = snapshot.leases.iter().filter(|row| row.owner == Some(worker) && !held.contains_key(&row.shard));
+        let all = self.leases.lock();
+        let is_held = |shard: &Shard| all.get(&shard.lane).is_some_and(|held| held.contains_key(&shard.number));
+        let own = snapshot.leases.iter().filter(|row| row.owner == Some(worker) && !is_held(&row.shard));
         own.map(|row| (row.shard.clone(), row.epoch)).collect()
     }
 
-    pub(crate) fn draining(&self) -> Vec<(Shard, i64)> {
-        let held = self.leases.lock();
-        held.iter().filter(|(_, held)| held.draining).map(|(shard, held)| (shard.clone(), held.epoch)).collect()
-    }
-
     pub(crate) fn drain(&self, shards: &[Shard]) {
-        let mut held = self.leases.lock();
-        for shard in shards {
-            if let Some(held) = held.get_mut(shard) {
-                held.draining = true;
+        self.change(|all| {
+            for Shard { lane, number } in shards {
+                if let Some(held) = all.get_mut(lane).and_then(|held| held.get_mut(number)) {
+                    held.draining = true;
+                }
             }
-        }
+        });
     }
 
     pub(crate) fn remove(&self, leases: &[(Shard, i64)]) {
-        let mut held = self.leases.lock();
-        for (shard, _) in leases {
-            held.remove(shard);
-        }
+        self.change(|all| {
+            for (Shard { lane, number }, _) in leases {
+                all.get_mut(lane).and_then(|held| held.remove(number));
+            }
+        });
     }
 
     pub(crate) fn remove_all(&self) {
-        self.leases.lock().clear();
+        self.change(HeldByLane::clear);
     }
 }
 
@@ -198,12 +228,12 @@ pub(crate) fn fair_share(worker: Uuid, lane: &str, snapshot: &LeaseSnapshot, giv
 }
 
 fn shards(snapshot: &LeaseSnapshot, lane: &str) -> usize {
-    snapshot.leases.iter().filter(|row| *row.shard.lane == *lane).count()
+    snapshot.of_lane(lane).len()
 }
 
 /// A worker's report on a lane's backend; `None` if it does not serve the lane.
-fn report(live_worker: &LiveWorker, lane: &str) -> Option<LaneHealth> {
-    by_lane(&live_worker.backends).remove(lane)
+fn report<'a>(live_worker: &'a LiveWorker, lane: &str) -> Option<&'a LaneHealth> {
+    live_worker.backends.get(lane)
 }
 
 fn names(json: &str) -> Vec<String> {
@@ -218,6 +248,9 @@ fn missing(worker: Uuid, handlers: &HashMap<Uuid, Vec<String>>) -> String {
     missing.dedup();
     missing.join(", ")
 }
+
+#[cfg(test)]
+use crate::store::report::by_lane;
 
 #[cfg(test)]
 #[path = "leases_tests.rs"]

@@ -8,7 +8,7 @@ const LANE: &str = "orders";
 fn live_worker(n: u128, backends: &str, handlers: &str) -> LiveWorker {
     LiveWorker {
         id: Uuid::from_u128(n),
-        backends: backends.to_owned(),
+        backends: by_lane(backends),
         handlers: handlers.to_owned(),
         started_at: n as i64,
     }

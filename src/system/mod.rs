@@ -17,6 +17,7 @@ pub(crate) mod credit;
 mod death_watch;
 mod debounce;
 pub(crate) mod delivery;
+mod due_question;
 mod fetching;
 mod gauges;
 mod handle;

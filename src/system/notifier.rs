@@ -22,6 +22,9 @@ const LEAST: Duration = Duration::from_millis(1);
 /// The pause before listening is tried again if the store cannot listen.
 const DEAF_PAUSE: Duration = Duration::from_secs(30);
 
+/// A database that hears nothing for so long may go to sleep.
+const LETS_SLEEP: Duration = Duration::from_secs(60);
+
 pub(crate) struct Notifier {
     context: Arc<SystemContext>,
     tasks: Vec<AbortHandle>,
@@ -126,13 +129,17 @@ async fn listen(context: Arc<SystemContext>, _guard: Ended) {
             let interval = context.settings.worker.poll_interval;
             tracing::warn!(%error, "listening for notifications failed; polling every {interval:?}");
         }
-        tokio::time::sleep(if error.is_transient() { pause_after(failures) } else { DEAF_PAUSE }).await;
+        let pause = if error.is_transient() { pause_after(failures) } else { DEAF_PAUSE };
+        // A database that has gone to sleep has closed the connection, and a new one would wake it.
+        let lets_sleep = context.pace(Duration::ZERO) >= LETS_SLEEP;
+        tokio::time::sleep(if lets_sleep { context.pace(pause) } else { pause }).await;
         failures = failures.saturating_add(1);
     }
 }
 
 async fn listen_once(context: &SystemContext, notifications: &dyn NotifyStore, failures: &mut u32) -> StoreError {
-    let mut listener = match notifications.subscribe(context.outbox, context.worker).await {
+    let silence = context.pace(Duration::ZERO);
+    let mut listener = match notifications.subscribe(context.outbox, context.worker, silence).await {
         Ok(listener) => listener,
         Err(error) => return error,
     };

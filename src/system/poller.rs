@@ -8,6 +8,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFutu
 use super::context::SystemContext;
 use super::death_watch::{DeathWatch, panics_on_demand};
 use super::delivery::Delivery;
+use super::due_question::DueQuestion;
 use super::fetching::{self, Fetched};
 use super::in_flight::Admitted;
 use super::lane::Lane;
@@ -25,9 +26,16 @@ use crate::store::{Shard, Wakeup};
 /// The most bytes in a batch, so that one script or one write stays small.
 const MAX_BATCH_BYTES: usize = 1 << 20;
 
+/// How often the loop runs at least, whatever the settings: a session may have to be opened again.
+const LONGEST_TICK: Duration = Duration::from_secs(1);
+
+/// A wake-up for every lane is answered by a question if they are more than this.
+const MOST_WOKEN: usize = 8;
+
 pub(crate) struct Poller {
-    context: Arc<SystemContext>,
+    pub(super) context: Arc<SystemContext>,
     publishers: Vec<PublisherLanes>,
+    pub(super) question: DueQuestion,
     failures: u32,
     pause_until: BootInstant,
     probing: bool,
@@ -41,12 +49,21 @@ struct PublisherLanes {
     fetching: bool,
     /// The lane that is fetched next if it has anything to fetch.
     next: usize,
+    /// What the last run that found nothing to open or to fetch was based on.
+    rested: Option<Rest>,
+}
+
+/// The state in which a publisher's lanes had nothing to do.
+struct Rest {
+    opened: Vec<(u64, usize)>,
+    lease_changes: u64,
+    since: BootInstant,
 }
 
 impl PublisherLanes {
     fn new(publisher: &Arc<PublisherState>, context: &SystemContext) -> Self {
         let lanes = publisher.lanes.iter().map(|in_flight| Lane::new(Arc::clone(in_flight), context)).collect();
-        Self { publisher: Arc::clone(publisher), lanes, fetching: false, next: 0 }
+        Self { publisher: Arc::clone(publisher), lanes, fetching: false, next: 0, rested: None }
     }
 
     /// The first lane, in round-robin order, that has a fetch to make.
@@ -55,6 +72,17 @@ impl PublisherLanes {
         (0..count)
             .map(|step| (self.next + step) % count)
             .find_map(|lane| Some((lane, self.lanes[lane].plan(context, &self.publisher, now)?)))
+    }
+
+    /// Whether nothing has changed since a run that found nothing to open or to fetch: an idle lane costs next to nothing.
+    fn rests(&self, context: &SystemContext, now: BootInstant) -> bool {
+        let Some(rest) = &self.rested else { return false };
+        let is_same = now.since(rest.since) < LONGEST_TICK && rest.lease_changes == context.leases.changes();
+        is_same && rest.opened == self.opened() && self.lanes.iter().all(|lane| lane.rests(now))
+    }
+
+    fn opened(&self) -> Vec<(u64, usize)> {
+        self.lanes.iter().map(|lane| lane.in_flight.opened()).collect()
     }
 
     fn record_duration(&self, plan: &FetchPlan) {
@@ -75,6 +103,7 @@ impl Poller {
         Self {
             context,
             publishers,
+            question: DueQuestion::new(),
             failures: 0,
             pause_until: BootInstant::now(),
             probing: false,
@@ -82,8 +111,12 @@ impl Poller {
         }
     }
 
+    pub(super) fn lanes(&mut self) -> impl Iterator<Item = &mut Lane> {
+        self.publishers.iter_mut().flat_map(|of| &mut of.lanes)
+    }
+
     /// Starts everything that can be started now.
-    fn run_once(&mut self, ctx: &mut Context<Self>) {
+    pub(super) fn run_once(&mut self, ctx: &mut Context<Self>) {
         if !ctx.connected() {
             // A notification wakes one actor only, so the poller passes it on.
             self.context.wakeups.poller.notify_one();
@@ -95,11 +128,20 @@ impl Poller {
         }
         let now = BootInstant::now();
         self.schedule_fetch_at(&self.context.wakeups.take(), now);
+        if now >= self.pause_until {
+            self.ask_for_due(now, ctx);
+        }
         for index in 0..self.publishers.len() {
-            self.open_shards(index, now);
+            if self.publishers[index].rests(&self.context, now) {
+                continue;
+            }
+            let (lease_changes, opened) = (self.context.leases.changes(), self.publishers[index].opened());
+            let opens = self.open_shards(index, now);
             if now >= self.pause_until {
                 self.fetch(index, now, ctx);
             }
+            let of = &mut self.publishers[index];
+            of.rested = (!opens && !of.fetching).then_some(Rest { opened, lease_changes, since: now });
         }
         self.probe(now, ctx);
     }
@@ -126,7 +168,13 @@ impl Poller {
     }
 
     fn schedule_fetch_at(&mut self, wakeup: &Wakeup, now: BootInstant) {
-        for lane in self.publishers.iter_mut().flat_map(|of| &mut of.lanes) {
+        if *wakeup == Wakeup::EveryLane && self.lanes().count() > MOST_WOKEN && self.question.replaces_polls(now) {
+            self.question.wake();
+            self.lanes().for_each(|lane| lane.reader.hurry_sweep(now));
+            // What is covered is fetched if the question finds anything there.
+            return self.lanes().for_each(|lane| lane.reader.schedule_uncovered_fetch_at(now));
+        }
+        for lane in self.lanes() {
             if wakeup.is_of(lane.in_flight.lane()) {
                 lane.reader.schedule_fetch_at(now);
                 if *wakeup == Wakeup::EveryLane {
@@ -137,18 +185,22 @@ impl Poller {
     }
 
     /// Asks the publisher to open the shards that this worker leases and that are not open, unless its backend is paused.
-    fn open_shards(&self, index: usize, now: BootInstant) {
+    /// Returns whether there are any.
+    fn open_shards(&self, index: usize, now: BootInstant) -> bool {
         let PublisherLanes { publisher, lanes, .. } = &self.publishers[index];
         let to_open: Vec<(Shard, i64)> =
             lanes.iter().flat_map(|lane| lane.shards_to_open(&self.context, now)).collect();
         publisher.note_closed(!to_open.is_empty(), now);
         if to_open.is_empty() {
-            return publisher.end_wait_for_memory();
+            publisher.end_wait_for_memory();
+            return false;
         }
-        let Some(address) = self.context.addresses().publishers.get(&publisher.name).cloned() else { return };
-        let Some(under_way) = publisher.begin_open(now) else { return };
-        // If the mailbox is full or the publisher is being replaced, the next run of the loop asks again.
-        let _ = address.openings.try_send(OpenShards(to_open, under_way));
+        let Some(address) = self.context.addresses().publishers.get(&publisher.name).cloned() else { return true };
+        if let Some(under_way) = publisher.begin_open(now) {
+            // If the mailbox is full or the publisher is being replaced, the next run of the loop asks again.
+            let _ = address.openings.try_send(OpenShards(to_open, under_way));
+        }
+        true
     }
 
     /// Plans and starts the next fetch of a publisher's lanes.
@@ -236,14 +288,14 @@ impl Poller {
         }
     }
 
-    fn resume(&mut self) {
+    pub(super) fn resume(&mut self) {
         self.context.liveness.note_read(None);
         if std::mem::take(&mut self.failures) > 0 {
             tracing::info!("fetch succeeded; database available again");
         }
     }
 
-    fn pause(&mut self, error: &StoreError) {
+    pub(super) fn pause(&mut self, error: &StoreError) {
         self.context.liveness.note_read(Some(error));
         if self.failures == 0 {
             tracing::warn!(%error, "fetch failed; retrying");
@@ -257,7 +309,8 @@ impl Actor for Poller {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let interval = self.context.settings.worker.poll_interval.min(self.context.settings.worker.lease / 10);
+        let worker = &self.context.settings.worker;
+        let interval = worker.poll_interval.min(worker.lease / 10).min(LONGEST_TICK);
         ctx.run_interval(interval, |poller, ctx| poller.run_once(ctx));
         listen(&Arc::clone(&self.context), self, ctx);
         self.run_once(ctx);

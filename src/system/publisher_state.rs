@@ -285,6 +285,10 @@ impl SettledQueue {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     pub(crate) fn take(&self) -> Vec<(Uuid, i64)> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -16,6 +16,9 @@ use actix_outbox::{PublisherSettings, Secret, SecretError, Settings, WorkerSetti
 /// The publishers of a measured worker; each has a stream.
 pub(super) const PUBLISHERS: [&str; 3] = ["default", "second", "third"];
 
+/// The publishers of a worker that has many.
+pub(super) const MOST_PUBLISHERS: usize = 200;
+
 /// How long the removal may take.
 const REMOVAL_LIMIT: Duration = Duration::from_secs(60);
 
@@ -84,7 +87,7 @@ impl BenchPlan {
             streams.insert(name, Stream { settings, stream });
         }
         let schema = BenchSchema::create(&self.database, suffix).await?;
-        Ok(BenchEnv { schema, streams, worker: self.worker.clone() })
+        Ok(BenchEnv { schema, streams, worker: self.worker.clone(), suffix: suffix.to_owned() })
     }
 
     /// Removes everything that this run has created, on its own connections.
@@ -111,20 +114,28 @@ impl BenchPlan {
     }
 
     async fn remove_streams(&self, suffix: &str) -> anyhow::Result<()> {
-        for (_, settings) in self.publishers(suffix) {
+        let streams = self.publishers(suffix).map(|(_, settings)| settings);
+        for settings in streams.chain(idle_publishers(&self.publisher, suffix).map(|(_, settings)| settings)) {
             RawStream::connect(&settings).await?.remove().await?;
         }
         Ok(())
     }
 
     fn publishers(&self, suffix: &str) -> impl Iterator<Item = (&'static str, PublisherSettings)> {
-        PUBLISHERS.into_iter().map(move |name| {
-            let stream_name = format!("{}_{name}", bench_name(suffix));
-            let mut publisher = self.publisher.clone();
-            (publisher.stream_name, publisher.rate_limit) = (stream_name, None);
-            (name, publisher)
-        })
+        PUBLISHERS.into_iter().map(move |name| (name, with_stream(&self.publisher, suffix, name)))
     }
+}
+
+/// The publishers that a worker with many has besides the default one; each has a stream, too.
+fn idle_publishers(publisher: &PublisherSettings, suffix: &str) -> impl Iterator<Item = (String, PublisherSettings)> {
+    let names = (1..MOST_PUBLISHERS).map(|number| format!("idle{number}"));
+    names.map(move |name| (name.clone(), with_stream(publisher, suffix, &name)))
+}
+
+fn with_stream(publisher: &PublisherSettings, suffix: &str, name: &str) -> PublisherSettings {
+    let mut publisher = publisher.clone();
+    (publisher.stream_name, publisher.rate_limit) = (format!("{}_{name}", bench_name(suffix)), None);
+    publisher
 }
 
 fn bench_name(suffix: &str) -> String {
@@ -141,12 +152,13 @@ pub(super) struct BenchEnv {
     pub(super) schema: BenchSchema,
     pub(super) streams: BTreeMap<&'static str, Stream>,
     pub(super) worker: WorkerSettings,
+    suffix: String,
 }
 
 impl BenchEnv {
     /// An environment for a backend other than Redis.
     pub(super) fn without_streams(schema: BenchSchema, worker: WorkerSettings) -> Self {
-        Self { schema, streams: BTreeMap::new(), worker }
+        Self { schema, streams: BTreeMap::new(), worker, suffix: String::new() }
     }
 
     /// Empties the streams.
@@ -194,7 +206,19 @@ impl BenchEnv {
     /// The settings of a worker in another process, as environment variables, because arguments would show passwords in the
     /// list of processes.
     pub(super) fn variables(&self, publishers: &[&str]) -> anyhow::Result<Vec<(&'static str, String)>> {
-        let Settings { publishers, worker, .. } = self.settings(publishers);
+        self.described(self.settings(publishers))
+    }
+
+    /// The same for the first publisher and others, at most [`MOST_PUBLISHERS`].
+    pub(super) fn variables_for(&self, count: usize) -> anyhow::Result<Vec<(&'static str, String)>> {
+        let mut settings = self.settings(&PUBLISHERS[..1]);
+        let first = settings.publishers.get(PUBLISHERS[0]).context("there is no such publisher")?.clone();
+        settings.publishers.extend(idle_publishers(&first, &self.suffix).take(count - 1));
+        self.described(settings)
+    }
+
+    fn described(&self, settings: Settings) -> anyhow::Result<Vec<(&'static str, String)>> {
+        let Settings { publishers, worker, .. } = settings;
         let publishers: serde_json::Map<String, Value> = publishers
             .into_iter()
             .map(|(name, publisher)| Ok((name, described(&publisher)?)))

@@ -104,6 +104,8 @@ const REST: &[Figure] = &[
     figure("wakes.with", "commits/s", "32 writers that wake it", &["wakes.without"]),
     figure("idle.cpu", "% of a core", "an idle worker", &[]),
     figure("idle.statements", "statements/s", "its statements", &[]),
+    figure("idle.many.cpu", "% of a core", "an idle worker with 200 publishers", &[]),
+    figure("idle.many.statements", "statements/s", "its statements", &[]),
     figure("backlog.short", RATE, "the first 100,000 of as many", &[]),
     figure("backlog.long", RATE, "the first 100,000 of a long backlog", &["backlog.short"]),
     figure("backlog.events", "events", "the length of that backlog", &[]),

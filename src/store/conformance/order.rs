@@ -1,5 +1,6 @@
 use super::Fixture;
 use super::builders::*;
+use crate::store::{DueKind, DueLane, LaneName};
 
 pub(super) async fn the_first_unsettled_event_of_the_key_blocks<F: Fixture>() {
     let fixture = F::fresh().await;
@@ -102,6 +103,28 @@ pub(super) async fn nothing_is_due_in_an_empty_lane_or_before_the_time<F: Fixtur
     TestRow::new().status("failed").insert(&fixture).await;
     assert!(!store.has_due(&[lane()], &[]).await.unwrap());
     assert!(store.has_due(&[lane(), "other".into()], &[]).await.unwrap());
+}
+
+pub(super) async fn one_question_tells_the_lanes_in_which_something_is_due<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let shards: Vec<i16> = (0..store.shards()).collect();
+    let asked: Vec<(LaneName, Vec<i16>)> =
+        ["", "due", "later", "retry", "untimed", "done"].map(|lane| (lane.into(), shards.clone())).into();
+    assert_eq!(store.due_lanes(&asked).await.unwrap().lanes, []);
+    TestRow::new().lane("due").insert(&fixture).await;
+    TestRow::new().lane("unasked").insert(&fixture).await;
+    TestRow::new().lane("later").at(60_000).insert(&fixture).await;
+    TestRow::new().lane("later").retry_in(&fixture, 60_000).insert(&fixture).await;
+    TestRow::new().lane("retry").retry_in(&fixture, -1000).insert(&fixture).await;
+    TestRow::new().lane("untimed").status("retry").insert(&fixture).await;
+    TestRow::new().lane("done").status("published").insert(&fixture).await;
+    TestRow::new().lane("done").status("failed").insert(&fixture).await;
+    let mut due = store.due_lanes(&asked).await.unwrap().lanes;
+    due.sort_by_key(|due| due.lane.clone());
+    let expected = [("due", DueKind::Pending), ("retry", DueKind::Retry), ("untimed", DueKind::Retry)];
+    assert_eq!(due, expected.map(|(lane, kind)| DueLane { lane: lane.into(), kind }));
+    assert_eq!(store.due_lanes(&[]).await.unwrap().lanes, []);
 }
 
 pub(super) async fn a_due_retry_is_due<F: Fixture>() {

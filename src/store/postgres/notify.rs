@@ -32,8 +32,9 @@ impl NotifyStore for PostgresStore {
         notify(self, &channel(outbox), &wakeup.payloads(sender)).await
     }
 
-    async fn subscribe(&self, outbox: Uuid, reader: Uuid) -> Result<Box<dyn Listener + '_>> {
+    async fn subscribe(&self, outbox: Uuid, reader: Uuid, least_silence: Duration) -> Result<Box<dyn Listener + '_>> {
         let mut listener = PostgresListener::open(self, outbox, reader).await?;
+        listener.silence = SILENCE.max(least_silence);
         match listener.probe().await {
             Err(StoreError::Timeout { operation: LISTEN, .. }) => Err(not_delivered()),
             Err(error) => Err(error),
@@ -81,6 +82,7 @@ struct PostgresListener<'a> {
     /// The channel for its own notifications.
     echo: String,
     reader: Uuid,
+    silence: Duration,
 }
 
 impl<'a> PostgresListener<'a> {
@@ -92,7 +94,9 @@ impl<'a> PostgresListener<'a> {
             while_reading(&mut messages, client.batch_execute(&statement)).await
         });
         match answered.await {
-            Ok(Ok(())) => Ok(Self { store, _client: client, messages, _permit: permit, echo, reader }),
+            Ok(Ok(())) => {
+                Ok(Self { store, _client: client, messages, _permit: permit, echo, reader, silence: SILENCE })
+            }
             Ok(Err(error)) => Err(store.target.driver_error(LISTEN, &error)),
             Err(_) => Err(StoreError::Timeout { operation: LISTEN, limit: STATEMENT_LIMIT }),
         }
@@ -127,7 +131,7 @@ impl<'a> PostgresListener<'a> {
 impl Listener for PostgresListener<'_> {
     async fn next(&mut self) -> Result<Notification> {
         loop {
-            let heard = match tokio::time::timeout(SILENCE, self.receive()).await {
+            let heard = match tokio::time::timeout(self.silence, self.receive()).await {
                 Ok(heard) => heard?,
                 Err(_) => self.probe().await?,
             };

@@ -26,7 +26,7 @@ async fn what_others_announce_of_this_outbox_is_heard_and_nothing_else() {
     let fixture = PostgresFixture::fresh().await;
     let store = store_at(&fixture, port(&fixture));
     let outbox = store.outbox_id().await.unwrap();
-    let mut subscription = store.subscribe(outbox, READER).await.unwrap();
+    let mut subscription = store.subscribe(outbox, READER, Duration::ZERO).await.unwrap();
     NotifyStore::announce(&store, Uuid::from_u128(3), OTHER, &Wakeup::EveryLane).await.unwrap();
     NotifyStore::announce(&store, outbox, READER, &Wakeup::from_iter(["own"])).await.unwrap();
     NotifyStore::announce(&store, outbox, OTHER, &Wakeup::from_iter([] as [&str; 0])).await.unwrap();
@@ -46,7 +46,7 @@ async fn a_worker_that_releases_leases_or_leaves_tells_the_others() {
     let fixture = PostgresFixture::fresh().await;
     let store = store_at(&fixture, port(&fixture));
     let outbox = store.outbox_id().await.unwrap();
-    let mut subscription = store.subscribe(outbox, READER).await.unwrap();
+    let mut subscription = store.subscribe(outbox, READER, Duration::ZERO).await.unwrap();
     let mut leases = store.leases();
     let beat = Heartbeat {
         worker: OTHER,
@@ -71,7 +71,7 @@ async fn a_subscription_that_hears_nothing_through_a_pooler_is_refused_for_good(
     let fixture = PostgresFixture::fresh().await;
     let pooler = Pooler::to(port(&fixture)).await;
     let store = store_at(&fixture, pooler.port());
-    let error = store.subscribe(Uuid::from_u128(3), READER).await.err().unwrap();
+    let error = store.subscribe(Uuid::from_u128(3), READER, Duration::ZERO).await.err().unwrap();
     assert!(!error.is_transient() && error.to_string().contains("pooler"), "{error}");
 }
 
@@ -81,7 +81,7 @@ async fn a_subscription_whose_connection_has_gone_silent_ends() {
     let proxy = Proxy::to(port(&fixture)).await;
     let store = store_at(&fixture, proxy.port());
     let outbox = Uuid::from_u128(3);
-    let mut subscription = store.subscribe(outbox, READER).await.unwrap();
+    let mut subscription = store.subscribe(outbox, READER, Duration::ZERO).await.unwrap();
     // The only connection with replies is now the one that listens: from now on it is silent.
     let before = proxy.replies();
     proxy.set(Passage::LoseReplies);

@@ -61,6 +61,10 @@ fn lane() -> LaneName {
     Arc::from("orders")
 }
 
+fn all_lanes() -> Vec<(LaneName, Vec<i16>)> {
+    ["orders", "", "unserved"].map(|lane| (lane.into(), (0..SHARDS).collect())).into()
+}
+
 pub(super) fn ranges(from: Position, to: Option<Position>) -> FetchRequest {
     let ranges = (0..SHARDS).map(|shard| Range { shard, from, to, limit: 32 }).collect();
     FetchRequest { retry_limit: 500, key_limit: 100, ..FetchRequest::of_ranges(lane(), ranges) }
@@ -85,6 +89,7 @@ async fn ask_of_nothing(store: &PostgresStore) {
         for failed_blocks in [false, true] {
             assert!(store.blockers("orders", failed_blocks, std::slice::from_ref(&question)).await.unwrap().is_empty());
         }
+        assert!(store.due_lanes(&all_lanes()).await.unwrap().lanes.is_empty());
         assert!(store.find_unsettled("orders", &[(nobody, 1)]).await.unwrap().is_empty());
         store.settle_published(&accepted(&[(nobody, 1)]), Care::Usual).await.unwrap();
         store.mark_failed_as_sent(&[(nobody, 1)]).await.unwrap();
@@ -142,6 +147,7 @@ async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
         assert!(store.has_due(&[lane(), Arc::from("")], holding).await.unwrap());
     }
     assert!(!store.has_due(&[Arc::from("unserved")], &[]).await.unwrap());
+    assert!(!store.due_lanes(&all_lanes()).await.unwrap().lanes.is_empty());
 
     // The outcomes of events.
     let (done, refused) = rows.split_at(900);

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::clock::{micros, read_now};
 use super::connection::Connection;
 use super::{SHARD, pauses, uuid_of};
+use crate::store::report::by_lane;
 use crate::store::{
     Heartbeat, LaneName, LeaseRow, LeaseSnapshot, LeaseStore, LiveWorker, PROTOCOL, Result, Shard, forgotten_after,
 };
@@ -110,6 +111,7 @@ fn renew_and_read(connection: &mut SqliteConnection, beat: &Heartbeat) -> QueryR
         make_lease_row(connection, lane)?;
         view.leases.extend(find_leases(connection, lane, now, protocol)?);
     }
+    view.leases.sort_by(|one, other| one.shard.cmp(&other.shard));
     Ok(view)
 }
 
@@ -217,7 +219,7 @@ fn find_peers(connection: &mut SqliteConnection, alive_since: i64) -> QueryResul
     .load::<(Vec<u8>, String, String, i64)>(connection)?;
     rows.into_iter()
         .map(|(id, backends, handlers, started_at)| {
-            Ok(LiveWorker { id: uuid_of(&id)?, backends, handlers, started_at })
+            Ok(LiveWorker { id: uuid_of(&id)?, backends: by_lane(&backends), handlers, started_at })
         })
         .collect()
 }

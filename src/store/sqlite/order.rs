@@ -1,6 +1,7 @@
 //! Finds earlier events of an event's key.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Instant;
 
 use diesel::connection::DefaultLoadingMode;
 use diesel::dsl::sql;
@@ -10,7 +11,7 @@ use uuid::Uuid;
 
 use super::clock::read_now;
 use super::uuid_of;
-use crate::store::{Blocker, Blockers, LaneName, Position, PredecessorQuery};
+use crate::store::{Blocker, Blockers, DueKind, DueLane, DueLanes, LaneName, Position, PredecessorQuery};
 
 const UNSETTLED: &str = "outbox_events INDEXED BY outbox_events_keys
      WHERE status IN ('pending', 'retry') AND partition_key <> '' AND seq IS NOT NULL";
@@ -72,6 +73,29 @@ fn find_first(
         }
     }
     Ok(None)
+}
+
+/// The lanes that have a due event, from one snapshot.
+pub(super) fn due_lanes(connection: &mut SqliteConnection, lanes: Vec<LaneName>) -> QueryResult<DueLanes> {
+    let began = Instant::now();
+    const PENDING: &str = "outbox_events_due WHERE status = 'pending' AND scheduled_at <= ";
+    const RETRY: &str = "outbox_events_retry WHERE status = 'retry' AND coalesce(retry_at, scheduled_at) <= ";
+    connection.transaction(|connection| {
+        let now = read_now(connection)?;
+        let mut due = Vec::new();
+        for lane in lanes {
+            for (which, kind) in [(PENDING, DueKind::Pending), (RETRY, DueKind::Retry)] {
+                let is_due = sql::<Bool>(&format!("SELECT EXISTS (SELECT 1 FROM outbox_events INDEXED BY {which}"))
+                    .bind::<BigInt, _>(now)
+                    .sql(" AND publisher_backend = ")
+                    .bind::<Text, _>(&*lane)
+                    .sql(")")
+                    .get_result::<bool>(connection)?;
+                due.extend(is_due.then(|| DueLane { lane: lane.clone(), kind }));
+            }
+        }
+        Ok(DueLanes { lanes: due, took: began.elapsed() })
+    })
 }
 
 /// Whether an event is due that nothing blocks.

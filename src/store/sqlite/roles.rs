@@ -26,11 +26,11 @@ use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
     Acceptance, Action, AdminStore, Announcement, ApplicationKind, ApplicationTarget, AuditEntry, AuditNote, AuditRow,
     BackendPause, Backlog, Blockers, Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore,
-    EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow,
-    HandledDelivery, HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore, MaintenanceStore, NewPause,
-    NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery,
-    Resolution, Result, RetentionCutoff, RoutedEvent, ScanPage, SchemaStore, Settled, SettledEvent, Shard, Store,
-    TakeEvents, Unreadable, WorkerRow,
+    DueLanes, EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery,
+    FetchedRow, HandledDelivery, HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore, MaintenanceStore,
+    NewPause, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition,
+    RejectedDelivery, Resolution, Result, RetentionCutoff, RoutedEvent, ScanPage, SchemaStore, Settled, SettledEvent,
+    Shard, Store, TakeEvents, Unreadable, WorkerRow,
 };
 
 #[async_trait]
@@ -163,6 +163,11 @@ impl DispatchStore for SqliteStore {
         self.writer
             .run("raise an epoch", move |connection| leases::raise_epoch(connection, owner, &shard, epoch, above))
             .await
+    }
+
+    async fn due_lanes(&self, lanes: &[(LaneName, Vec<i16>)]) -> Result<DueLanes> {
+        let lanes: Vec<LaneName> = lanes.iter().map(|(lane, _)| lane.clone()).collect();
+        self.reader.run("find lanes with due events", move |connection| order::due_lanes(connection, lanes)).await
     }
 
     async fn has_due(&self, lanes: &[LaneName], failed_blocks: &[LaneName]) -> Result<bool> {

@@ -104,6 +104,19 @@ impl InFlight {
         !self.lock().events.values().any(InFlightEntry::is_on_its_way)
     }
 
+    /// Whether no event is in memory, and nothing was noted that a fetch must know.
+    pub(crate) fn has_nothing_to_do(&self) -> bool {
+        let inner = self.lock();
+        let is_noted = !inner.keys_to_reread.is_empty() || !inner.rewinds.is_empty() || inner.next_retry.is_some();
+        inner.events.is_empty() && !is_noted
+    }
+
+    /// The number of opens so far, and of open shards: both are the same only while no shard was opened or closed.
+    pub(crate) fn opened(&self) -> (u64, usize) {
+        let inner = self.lock();
+        (inner.sessions, inner.open.len())
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.lock().events.len()
     }

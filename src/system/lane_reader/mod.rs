@@ -1,6 +1,7 @@
 //! The read position of one lane: a cursor for each shard, the sweep behind it, and the next query. Pure.
 
 mod budget;
+mod covered;
 mod parts;
 mod passed;
 mod sweep;
@@ -131,6 +132,8 @@ pub(crate) struct LaneReader {
     /// Wake-ups wait until then.
     not_before: BootInstant,
     next_retries: BootInstant,
+    /// When this worker's own retries come due.
+    own_retries: Option<BootInstant>,
     passed_retries: PassedRetries,
     next_sweep: BootInstant,
     /// Something behind the cursors was changed, perhaps during a sweep.
@@ -141,6 +144,11 @@ pub(crate) struct LaneReader {
     sweep_is_next: bool,
     /// Something was read since the last sweep began.
     has_read: bool,
+    /// Until then a question for all lanes replaces this lane's polls and sweeps.
+    covered_until: Option<BootInstant>,
+    /// No such question before this: the last ones found events that are not read, for example because they are blocked.
+    asked_after: BootInstant,
+    was_due: bool,
     poll_interval: Duration,
 }
 
@@ -166,12 +174,16 @@ impl LaneReader {
             polls: false,
             not_before: now,
             next_retries: now,
+            own_retries: None,
             passed_retries: PassedRetries::default(),
             next_sweep: now,
             sweeps_again: false,
             sweep_rests_until: now,
             sweep_is_next: false,
             has_read: false,
+            covered_until: None,
+            asked_after: now,
+            was_due: false,
             poll_interval,
         }
     }
@@ -223,7 +235,7 @@ impl LaneReader {
 
     /// Notes when a retry comes due.
     pub(crate) fn retries_at(&mut self, at: BootInstant) {
-        self.next_retries = self.next_retries.min(at);
+        self.own_retries = Some(self.own_retries.map_or(at, |own| own.min(at)));
     }
 
     /// Notes retries that were read and must wait. If there may be more, the next fetch passes them.
@@ -251,8 +263,9 @@ impl LaneReader {
         }
         // A fetch for a wake-up does not wait for a sweep, and no sweep waits for more than one such fetch.
         let fetch_first = self.shards.values().any(|state| state.must_read) && !self.sweep_is_next;
-        self.sweep_is_next = now >= self.next_sweep && fetch_first;
-        if now >= self.next_sweep
+        let sweeps = now >= self.next_sweep && !self.is_covered(now);
+        self.sweep_is_next = sweeps && fetch_first;
+        if sweeps
             && !fetch_first
             && let Some(plan) = self.plan_sweep(budget, now)
         {
@@ -260,7 +273,7 @@ impl LaneReader {
         }
         let reading: Vec<i16> =
             self.shards.iter().filter(|(_, state)| state.must_read || state.full).map(|(shard, _)| *shard).collect();
-        let wanted = [!reading.is_empty(), now >= self.next_retries, keys];
+        let wanted = [!reading.is_empty(), self.are_retries_due(now), keys];
         if !wanted.contains(&true) {
             return None;
         }
@@ -268,6 +281,7 @@ impl LaneReader {
         let retry_shards = if wanted[1] && retries > 0 { self.shards.keys().copied().collect() } else { Vec::new() };
         if !retry_shards.is_empty() {
             self.next_retries = now.after(self.poll_interval.max(RETRY_INTERVAL));
+            self.own_retries = self.own_retries.filter(|own| *own > now);
         }
         Some(FetchPlan {
             purpose: Purpose::Forward,
@@ -299,7 +313,7 @@ impl LaneReader {
 
     /// Whether a poll is due. A tick that comes a little early counts, and does not make the next one earlier.
     fn is_poll_due(&self, now: BootInstant) -> bool {
-        now.after(self.poll_interval / 8) >= self.next_poll
+        !self.is_covered(now) && now.after(self.poll_interval / 8) >= self.next_poll
     }
 
     fn plan_ranges(&mut self, mut shards: Vec<i16>, budget: usize, now: BootInstant) -> Vec<Range> {
@@ -340,6 +354,9 @@ impl LaneReader {
 
     /// Applies the result of a fetch.
     pub(crate) fn advance(&mut self, plan: &FetchPlan, answer: &FetchResult, now: BootInstant) {
+        if !answer.rows.is_empty() {
+            self.covered_until = None;
+        }
         let bytes: usize = answer.rows.iter().filter_map(|row| row.event.as_ref().ok()).map(|event| event.size()).sum();
         if let Some(average) = bytes.checked_div(answer.rows.len()) {
             self.average_size = ((self.average_size * 3 + average) / 4).max(SMALLEST_GUESS);

@@ -27,6 +27,8 @@ pub(super) struct BatchSender {
     pub(super) asked: BootInstant,
     /// Number of health checks since it was last sent anything.
     pub(super) idle_checks: u32,
+    /// Nothing was opened, sent or settled since the last flush.
+    pub(super) flushed: bool,
 }
 
 impl BatchSender {
@@ -46,6 +48,7 @@ impl BatchSender {
             batch,
             asked: BootInstant::now(),
             idle_checks: 0,
+            flushed: false,
         }
     }
 
@@ -110,6 +113,7 @@ impl BatchSender {
     pub(super) fn note_settled(&mut self) {
         let settled = self.state.settled.take();
         if !settled.is_empty() {
+            self.flushed = false;
             self.session.settled(&settled);
         }
     }
@@ -118,9 +122,12 @@ impl BatchSender {
         let state = Arc::clone(&self.state);
         let Some(_working) = state.begin_work(self.number).await else { return };
         self.note_settled();
-        if let Err(error) = self.session.flush().await {
-            self.state.close_all();
-            self.state.pause(&error.to_string(), false);
+        match self.session.flush().await {
+            Ok(()) => self.flushed = true,
+            Err(error) => {
+                self.state.close_all();
+                self.state.pause(&error.to_string(), false);
+            }
         }
         self.log_left_out();
         self.look_after().await;

@@ -20,6 +20,7 @@ const LONGEST_DELIVERY: Duration = Duration::from_secs(1);
 
 impl BatchSender {
     pub(super) async fn deliver(&mut self, deliveries: Vec<Delivery>) {
+        self.flushed = false;
         let state = Arc::clone(&self.state);
         let Some(_working) = state.begin_work(self.number).await else { return };
         let mut queue = self.pass_on_accepted(deliveries).await;

@@ -17,6 +17,12 @@ const THOROUGH: u32 = 15;
 const SILENCE: Duration = Duration::from_secs(5);
 
 impl BatchSender {
+    /// Whether a flush would find nothing to do, and no check is due.
+    pub(super) fn rests(&self, now: BootInstant) -> bool {
+        let is_well = self.state.breaker().open().is_none();
+        self.flushed && is_well && self.state.settled.is_empty() && now.since(self.asked) < IDLE
+    }
+
     /// Logs how many refusals were not logged.
     pub(super) fn log_left_out(&self) {
         let left_out = self.state.refusals.take_left_out(BootInstant::now());

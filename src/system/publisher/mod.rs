@@ -17,6 +17,7 @@ use super::context::SystemContext;
 use super::death_watch::{DeathWatch, panics_on_demand};
 use super::messages::{ActorKind, Deliver, Flush, OpenShards};
 use super::publisher_state::PublisherState;
+use crate::clock::BootInstant;
 
 /// How often settled events are removed from the journal when no batch does it.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
@@ -57,7 +58,8 @@ impl Publisher {
         if !ctx.connected() {
             return ctx.stop();
         }
-        if std::mem::replace(&mut self.flushing, true) {
+        let rests = self.sender.try_lock().is_ok_and(|sender| sender.rests(BootInstant::now()));
+        if rests || std::mem::replace(&mut self.flushing, true) {
             return;
         }
         let sender = Arc::clone(&self.sender);

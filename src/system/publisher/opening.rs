@@ -20,6 +20,7 @@ use crate::system::reconnect::pause_after;
 
 impl BatchSender {
     pub(super) async fn open(&mut self, shards: &[(Shard, i64)], under_way: OpenUnderWay) {
+        self.flushed = false;
         let state = Arc::clone(&self.state);
         let Some(_working) = state.begin_work(self.number).await else { return };
         let opened = self.try_open(shards).await;

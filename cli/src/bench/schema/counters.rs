@@ -75,6 +75,11 @@ impl BenchSchema {
         self.number("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()").await
     }
 
+    /// Leases that a live worker holds.
+    pub(crate) async fn running_leases(&self) -> Result<i64> {
+        self.number("SELECT count(*) FROM outbox_running_leases").await
+    }
+
     /// Updates of events so far, with the same delay.
     pub(crate) async fn updates(&self) -> Result<i64> {
         let question = "SELECT n_tup_upd FROM pg_stat_user_tables \

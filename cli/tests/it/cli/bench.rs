@@ -140,7 +140,7 @@ async fn what_a_killed_run_left_is_removed_by_the_next_and_not_while_it_lives() 
     eventually("another bench runs", PATIENCE, async || bench.test.number(SCHEMAS).await == 2).await;
     killed.kill();
     eventually("its worker ends by itself", PATIENCE, async || !workers_in(&bench).await).await;
-    let mut next = Running::spawn(&mut bench.command(&["--events", "100", "--only", "idle"]));
+    let mut next = Running::spawn(&mut bench.command(&["--events", "100", "--only", "publish"]));
     assert!(next.wait_exit(PATIENCE).await.success(), "{}", next.stderr());
     assert_eq!(next.stderr().matches("removed the leftovers of a killed run").count(), 1, "{}", next.stderr());
     assert_eq!(bench.test.number(SCHEMAS).await, 1, "the schema of the running bench stays");

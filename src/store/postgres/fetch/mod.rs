@@ -1,6 +1,7 @@
 //! Reads due events, and the events before them.
 
 mod apart;
+mod due;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use diesel_async::RunQueryDsl;
 use futures_util::{FutureExt, TryStreamExt};
 use uuid::Uuid;
 
+pub(super) use self::due::due_lanes;
 use super::row::{DELIVERED, DeliveredRow, DeliveredTypes, FITS, TEXTS, sized};
 use super::schema_connection::SchemaConnection;
 use super::statement::{Statement, Value, on_a_primary};

@@ -3,11 +3,12 @@
 //! Each write is one simple-protocol statement: the server receives all of it together, so a worker that stops in its middle
 //! leaves no lock behind. Rows that another transaction has locked are skipped without waiting.
 
+mod read;
 mod sql;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,11 +17,13 @@ use chrono::DateTime;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 use uuid::Uuid;
 
+use self::read::{ReadLease, ReadLeases};
 use super::connect::Target;
 use super::connections::{Connection, Connections};
 use super::{Result, SHARDS, STATEMENT_LIMIT};
 use crate::error::StoreError;
-use crate::store::{BackendPause, Heartbeat, LeaseRow, LeaseSnapshot, LiveWorker, NO_OWNER, PROTOCOL, forgotten_after};
+use crate::store::report::by_lane;
+use crate::store::{Heartbeat, LeaseRow, LeaseSnapshot, LiveWorker, PROTOCOL, forgotten_after};
 use crate::store::{LaneName, LeaseStore, Shard};
 
 /// The time limit for an optional reply, or for one that a later heartbeat can ask for again.
@@ -92,6 +95,16 @@ impl PostgresLeases {
     /// Sends one simple query. After an error the connection is replaced: its state is unknown. An unanswered query is
     /// cancelled with the connection, and no new connection is made before it has ended.
     async fn ask(&mut self, operation: &'static str, limit: Duration, sql: &str) -> Result<Vec<SimpleQueryRow>> {
+        Ok(self.ask_each(operation, limit, sql).await?.into_iter().flatten().collect())
+    }
+
+    /// Sends a simple query of several statements; returns the rows of each.
+    async fn ask_each(
+        &mut self,
+        operation: &'static str,
+        limit: Duration,
+        sql: &str,
+    ) -> Result<Vec<Vec<SimpleQueryRow>>> {
         let mut connection = match self.connection.take() {
             Some(connection) if !connection.client.is_closed() => connection,
             _ => self.connect().await?,
@@ -109,10 +122,15 @@ impl PostgresLeases {
         }
         let answer = answer.map_err(|error| self.target.driver_error(operation, &error))?;
         self.connection = Some(connection);
-        Ok(answer
-            .into_iter()
-            .filter_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None })
-            .collect())
+        let (mut statements, mut rows) = (Vec::new(), Vec::new());
+        for message in answer {
+            match message {
+                SimpleQueryMessage::Row(row) => rows.push(row),
+                SimpleQueryMessage::CommandComplete(_) => statements.push(std::mem::take(&mut rows)),
+                _ => {}
+            }
+        }
+        Ok(statements)
     }
 
     async fn connect(&self) -> Result<Connection> {
@@ -177,64 +195,57 @@ impl PostgresLeases {
 
     async fn read_snapshot(&mut self, beat: &Heartbeat) -> Result<LeaseSnapshot> {
         let limit = beat_limit(beat.lease);
-        let leases = self.ask("read leases", limit, &sql::read_leases(beat.worker, &beat.lanes)).await?;
-        let workers = self.ask("read workers", limit, &sql::read_workers()).await?;
+        let known: Vec<Uuid> = self.places.keys().copied().collect();
+        let reads =
+            [sql::read_leases(beat.worker, &beat.lanes), sql::read_workers(), sql::read_ends(&known, &self.places)];
+        let mut read = self.ask_each("read leases", limit, &reads.join("; ")).await?.into_iter();
+        let [leases, workers, mut ends] = [(); 3].map(|()| read.next().unwrap_or_default());
         let ids: Vec<Uuid> = workers.iter().filter_map(|row| row.get(0)?.parse().ok()).collect();
-        self.places.retain(|id, _| ids.contains(id));
-        let mut ends = self.ask("read heartbeats", limit, &sql::read_ends(&ids, &self.places)).await?;
         let seen: Vec<Uuid> = ends.iter().filter_map(|row| row.get(0)?.parse().ok()).collect();
         let missed: Vec<Uuid> = ids.iter().filter(|id| !seen.contains(id)).copied().collect();
         if !missed.is_empty() {
             // New, deleted, or moved to an earlier page that vacuum had cleared.
             ends.extend(self.ask("read heartbeats", limit, &sql::read_ends(&missed, &BTreeMap::new())).await?);
         }
-        let clock = leases.first().and_then(|row| row.get(5)?.parse().ok());
+        let leases = ReadLeases::from_rows(&leases);
         let workers: Vec<WorkerState> = workers.iter().filter_map(|row| worker(row, &ends, beat.lease)).collect();
         self.remember(beat, &workers, &leases);
-        Ok(self.view(beat, &workers, &leases, clock))
+        Ok(self.view(beat, &workers, leases))
     }
 }
 
 impl PostgresLeases {
     /// Remembers the owners from which leases can be acquired, and the protocol, until the next snapshot.
-    fn remember(&mut self, beat: &Heartbeat, workers: &[WorkerState], leases: &[SimpleQueryRow]) {
+    fn remember(&mut self, beat: &Heartbeat, workers: &[WorkerState], leases: &ReadLeases) {
         self.places = workers.iter().filter_map(|worker| Some((worker.id, worker.place.clone()?))).collect();
         self.ended = workers.iter().filter(|worker| worker.has_ended()).map(|worker| worker.id).collect();
         self.ended.remove(&beat.worker);
         self.has_older = workers.iter().any(|worker| worker.protocol < PROTOCOL && worker.silent_for < 2 * beat.lease);
         self.has_gone = workers.iter().any(|worker| worker.silent_for > forgotten_after(beat.lease));
-        self.absent = leases.iter().filter_map(owner).filter(|owner| !self.places.contains_key(owner)).collect();
-        if let Some(protocol) = leases.first().and_then(|row| row.get(6)?.parse().ok()) {
-            self.protocol = protocol;
-        }
+        let owners = leases.leases.iter().filter_map(|lease| lease.owner);
+        self.absent = owners.filter(|owner| !self.places.contains_key(owner)).collect();
+        self.protocol = leases.protocol.unwrap_or(self.protocol);
     }
 
-    fn view(
-        &self,
-        beat: &Heartbeat,
-        workers: &[WorkerState],
-        leases: &[SimpleQueryRow],
-        clock: Option<i64>,
-    ) -> LeaseSnapshot {
-        let rows: Vec<LeaseRow> = leases.iter().filter_map(|row| self.lease_row(row)).collect();
-        let is_renewed = |row: &&LeaseRow| {
-            row.owner == Some(beat.worker)
-                && beat.held.iter().any(|(shard, epoch)| (shard, *epoch) == (&row.shard, row.epoch))
-        };
-        let renewed = rows.iter().filter(is_renewed).map(|row| (row.shard.clone(), row.epoch)).collect();
-        let next_end = if self.protocol >= 2 { next_end(beat, workers, &rows) } else { next_end_of_each(beat, leases) };
+    fn view(&self, beat: &Heartbeat, workers: &[WorkerState], read: ReadLeases) -> LeaseSnapshot {
+        let next_end =
+            if self.protocol >= 2 { next_end(beat, workers, &read) } else { next_end_of_each(beat, &read.leases) };
+        let leases: Vec<LeaseRow> = read.leases.into_iter().map(|lease| self.lease_row(lease)).collect();
+        let held: HashSet<(&Shard, i64)> = beat.held.iter().map(|(shard, epoch)| (shard, *epoch)).collect();
+        let is_renewed = |row: &&LeaseRow| row.owner == Some(beat.worker) && held.contains(&(&row.shard, row.epoch));
+        let renewed = leases.iter().filter(is_renewed).map(|row| (row.shard.clone(), row.epoch)).collect();
         LeaseSnapshot {
             live_workers: workers
                 .iter()
                 .filter(|worker| self.can_work(worker))
                 .map(|worker| worker.live_worker.clone())
                 .collect(),
-            leases: rows,
+            leases,
             renewed: if beat.extends { renewed } else { Vec::new() },
-            clock: clock.and_then(DateTime::from_timestamp_micros),
+            clock: read.clock.and_then(DateTime::from_timestamp_micros),
             next_end,
             protocol: self.protocol,
-            pauses: leases.first().and_then(|row| row.get(7)).map(pauses).unwrap_or_default(),
+            pauses: read.pauses,
         }
     }
 
@@ -243,12 +254,10 @@ impl PostgresLeases {
         worker.alive && worker.protocol >= self.protocol
     }
 
-    fn lease_row(&self, row: &SimpleQueryRow) -> Option<LeaseRow> {
-        let (shard, epoch) = taken(row)?;
-        let owner = owner(row);
+    fn lease_row(&self, ReadLease { shard, epoch, owner, left }: ReadLease) -> LeaseRow {
         let ended = owner.is_some_and(|owner| self.ended.contains(&owner) || self.absent.contains(&owner));
-        let expired = if self.protocol >= 2 { ended } else { lease_left(row).is_zero() };
-        Some(LeaseRow { shard, owner, epoch, expired })
+        let expired = if self.protocol >= 2 { ended } else { left.is_zero() };
+        LeaseRow { shard, owner, epoch, expired }
     }
 
     /// Raises the protocol to the newest if every worker knows it.
@@ -285,9 +294,7 @@ impl LeaseStore for PostgresLeases {
         self.report(beat).await?;
         let each = if self.protocol < 2 { Some(self.renew_each(beat).await?) } else { None };
         let mut view = self.read_snapshot(beat).await?;
-        let missing = beat.lanes.iter().any(|lane| {
-            view.leases.iter().filter(|row| row.shard.lane == *lane).count() < SHARDS.unsigned_abs() as usize
-        });
+        let missing = beat.lanes.iter().any(|lane| view.of_lane(lane).len() < SHARDS.unsigned_abs() as usize);
         if missing {
             self.ask("insert lease rows", beat_limit(beat.lease), &sql::make_rows(&beat.lanes)).await?;
             view = self.read_snapshot(beat).await?;
@@ -341,11 +348,6 @@ impl LeaseStore for PostgresLeases {
     }
 }
 
-/// Pauses that cannot be read are none: they are an operator's wish, not a part of the protocol.
-fn pauses(json: &str) -> Vec<BackendPause> {
-    serde_json::from_str(json).unwrap_or_default()
-}
-
 /// A worker's rows.
 struct WorkerState {
     id: Uuid,
@@ -372,7 +374,7 @@ fn worker(row: &SimpleQueryRow, ends: &[SimpleQueryRow], lease: Duration) -> Opt
     let silent_for = span(end.map_or(row.get(4), |end| end.get(2)));
     let live_worker = LiveWorker {
         id,
-        backends: row.get(1)?.to_owned(),
+        backends: by_lane(row.get(1)?),
         handlers: row.get(2)?.to_owned(),
         started_at: row.get(3)?.parse().ok()?,
     };
@@ -388,20 +390,17 @@ fn worker(row: &SimpleQueryRow, ends: &[SimpleQueryRow], lease: Duration) -> Opt
 }
 
 /// The earliest end of another worker's lease. Leases end with their owners' heartbeats.
-fn next_end(beat: &Heartbeat, workers: &[WorkerState], leases: &[LeaseRow]) -> Option<Duration> {
-    let others: BTreeSet<Uuid> = leases.iter().filter_map(|row| row.owner).filter(|id| *id != beat.worker).collect();
+fn next_end(beat: &Heartbeat, workers: &[WorkerState], read: &ReadLeases) -> Option<Duration> {
+    let owners = read.leases.iter().filter_map(|lease| lease.owner);
+    let others: BTreeSet<Uuid> = owners.filter(|id| *id != beat.worker).collect();
     let ends = workers.iter().filter(|worker| others.contains(&worker.id)).filter_map(|worker| worker.left);
     ends.filter(|left| !left.is_zero()).min()
 }
 
 /// The earliest end under protocol 1, where each lease has an end of its own.
-fn next_end_of_each(beat: &Heartbeat, leases: &[SimpleQueryRow]) -> Option<Duration> {
-    let others = leases.iter().filter(|row| owner(row).is_some_and(|owner| owner != beat.worker));
-    others.map(lease_left).filter(|left| !left.is_zero()).min()
-}
-
-fn lease_left(row: &SimpleQueryRow) -> Duration {
-    span(row.get(4))
+fn next_end_of_each(beat: &Heartbeat, leases: &[ReadLease]) -> Option<Duration> {
+    let others = leases.iter().filter(|lease| lease.owner.is_some_and(|owner| owner != beat.worker));
+    others.map(|lease| lease.left).filter(|left| !left.is_zero()).min()
 }
 
 /// A duration from microseconds; zero if it is missing.
@@ -415,10 +414,6 @@ fn recorded_beat(row: &SimpleQueryRow) -> Option<Beat> {
 
 fn taken(row: &SimpleQueryRow) -> Option<(Shard, i64)> {
     Some((Shard { lane: row.get(0)?.into(), number: row.get(1)?.parse().ok()? }, row.get(2)?.parse().ok()?))
-}
-
-fn owner(row: &SimpleQueryRow) -> Option<Uuid> {
-    row.get(3).and_then(|text| text.parse().ok()).filter(|owner| *owner != NO_OWNER)
 }
 
 pub(super) use sql::quote;

@@ -90,17 +90,17 @@ pub(super) fn renew(beat: &Heartbeat) -> String {
     )
 }
 
-/// The leases of these lanes, and all that name the worker. Runs after the heartbeat was answered: an earlier snapshot
-/// cannot tell which leases are its own.
+/// The leases of these lanes, and all that name the worker, together for each owner. Runs after the heartbeat was answered: an
+/// earlier snapshot cannot tell which leases are its own.
 pub(super) fn read_leases(worker: Uuid, lanes: &[LaneName]) -> String {
     format!(
-        "SELECT backend, shard, epoch, owner, greatest((extract(epoch FROM \
+        "SELECT backend, owner, string_agg(shard || ':' || epoch, ','), greatest((extract(epoch FROM \
                 least(expires_at, clock_timestamp() + interval '1 day') - clock_timestamp()) * 1000000)::bigint, 0), \
             (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, (SELECT protocol FROM outbox_meta), \
             (SELECT jsonb_agg(jsonb_build_object('backend', p.backend, 'host', p.host, 'since', to_char(p.paused_at AT TIME ZONE 'UTC', \
                 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), 'by', p.paused_by, 'reason', p.reason))::text \
              FROM outbox_pauses p) \
-         FROM outbox_leases WHERE {} OR owner = '{worker}'",
+         FROM outbox_leases WHERE {} OR owner = '{worker}' GROUP BY backend, owner, expires_at",
         is_of(lanes)
     )
 }
