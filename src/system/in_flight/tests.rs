@@ -472,7 +472,7 @@ async fn a_sweep_with_a_snapshot_older_than_a_settle_does_not_refetch_the_event(
             "CREATE FUNCTION stop_here() RETURNS boolean LANGUAGE plpgsql VOLATILE AS \
              $$ BEGIN PERFORM pg_advisory_xact_lock(17); RETURN true; END $$; \
              ALTER TABLE outbox_events RENAME TO outbox_rows; \
-             CREATE VIEW outbox_events AS SELECT *, xmin FROM outbox_rows WHERE stop_here();",
+             CREATE VIEW outbox_events AS SELECT *, xmin, ctid FROM outbox_rows WHERE stop_here();",
         )
         .await;
     let mut gate = fixture.begin().await;
