@@ -146,7 +146,8 @@ pub(crate) struct RowPlace(pub(crate) [u8; 6]);
 pub(crate) struct Blockers {
     /// The first unsettled event before each event, by key.
     pub(crate) found: HashMap<String, Blocker>,
-    /// Whatever earlier transactions have written, the snapshot shows. `None`: the database does not tell.
+    /// Whatever earlier transactions have written, the snapshot shows, and no event of the lane is a retry or, if failed events
+    /// block, has failed and holds its key. `None`: the database does not tell, or there is one.
     pub(crate) shows_before: Option<TransactionId>,
 }
 

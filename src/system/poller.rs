@@ -172,7 +172,10 @@ impl Poller {
             self.question.wake();
             self.lanes().for_each(|lane| lane.reader.hurry_sweep(now));
             // What is covered is fetched if the question finds anything there.
-            return self.lanes().for_each(|lane| lane.reader.schedule_uncovered_fetch_at(now));
+            return self.lanes().for_each(|lane| match lane.can_be_covered(now) {
+                true => lane.reader.schedule_uncovered_fetch_at(now),
+                false => lane.reader.schedule_fetch_at(now),
+            });
         }
         for lane in self.lanes() {
             if wakeup.is_of(lane.in_flight.lane()) {

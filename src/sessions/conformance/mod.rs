@@ -219,7 +219,8 @@ async fn open_eventually(session: &mut dyn BackendSession, shards: &[(Shard, i64
                 assert!(opened.refused.is_empty(), "{opened:?}");
                 return opened.sent.iter().map(|(_, id, seq)| (*id, *seq)).collect();
             }
-            Err(error) => assert!(started.elapsed() < LONG, "still {error}"),
+            // Three servers that have to agree again take long where others compute.
+            Err(error) => assert!(started.elapsed() < LONG * 3, "still {error}"),
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -105,6 +105,75 @@ pub(super) async fn an_event_that_may_not_be_deleted_is_published<F: Fixture>() 
     }
 }
 
+pub(super) async fn a_last_answer_for_a_row_that_may_not_be_deleted_publishes_it<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    announce(&store, &[("audit", "*")]).await;
+    let mut answers = Vec::new();
+    for n in 0..3 {
+        let id = TestRow::new().insert(&fixture).await;
+        accept(&store, id, &[], &[]).await;
+        let seq = find(&store, id).await.seq;
+        answers.push(HandledDelivery { deletes: true, ..HandledDelivery::kept("audit", id, seq) });
+        if n < 2 {
+            fixture.refuse_deletion(id).await;
+        }
+    }
+    let alone = answers.split_off(1);
+    for answers in [answers, alone] {
+        let recorded = vec![Settled::Recorded; answers.len()];
+        assert_eq!(store.settle_handled(&answers, Care::Usual).await.unwrap(), recorded);
+        assert_eq!(find(&store, answers[0].id).await.status, Status::Published);
+    }
+}
+
+/// The database refuses the commit, whatever else is in the transaction.
+pub(super) async fn a_deferred_foreign_key_stops_no_settle<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let old = fixture.time(-3_600_000);
+    let id_type = if fixture.writers_overlap() { "uuid" } else { "BLOB" };
+    let refers =
+        format!("CREATE TABLE refers (event {id_type} REFERENCES outbox_events (id) DEFERRABLE INITIALLY DEFERRED)");
+    fixture.execute(&refers).await;
+    let mut ids = Vec::new();
+    for n in 0..10 {
+        let id = TestRow::new().with("created_at", &old).insert(&fixture).await;
+        if n % 3 == 0 {
+            fixture.execute(&format!("INSERT INTO refers VALUES ({})", fixture.id(id))).await;
+        }
+        ids.push(id);
+    }
+    let settled = sent(&store, &ids).await;
+    assert_eq!(delete(&store, &settled, Care::Usual).await, vec![Settled::Recorded; 10]);
+    for &id in &ids {
+        let event = store.find(id).await.unwrap();
+        assert!(event.is_none_or(|event| event.status == Status::Published));
+    }
+    fixture.execute(&format!("UPDATE outbox_events SET published_at = {old}")).await;
+    let expiry = RetentionCutoff { published: Some(Duration::from_secs(60)), failed: None, limit: 100 };
+    store.delete_expired(expiry, &[]).await.unwrap();
+    assert_eq!(fixture.number("SELECT count(*) FROM outbox_events").await, 4);
+}
+
+pub(super) async fn a_row_that_others_refer_to_and_hold_is_published<F: Fixture>() {
+    let fixture = F::fresh().await;
+    if !fixture.writers_overlap() {
+        return;
+    }
+    let store = fixture.store();
+    let (held, other) = (TestRow::new().insert(&fixture).await, TestRow::new().insert(&fixture).await);
+    let row = fixture.id(held);
+    fixture.execute("CREATE TABLE refers (event uuid REFERENCES outbox_events ON DELETE CASCADE, note text)").await;
+    fixture.execute(&format!("INSERT INTO refers VALUES ({row}, '')")).await;
+    let settled = sent(&store, &[held, other]).await;
+    let mut transaction = fixture.begin().await;
+    transaction.execute("UPDATE refers SET note = 'held'").await;
+    assert_eq!(delete(&store, &settled, Care::Usual).await, [Settled::Recorded, Settled::Recorded]);
+    transaction.rollback().await;
+    assert_eq!(find(&store, held).await.status, Status::Published);
+}
+
 pub(super) async fn where_no_row_may_be_deleted_all_are_published<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();

@@ -5,12 +5,11 @@ use std::time::Duration;
 use diesel::sql_types::{Array, BigInt, Nullable, Text, Uuid as SqlUuid};
 use diesel_async::{AsyncConnection, RunQueryDsl};
 use futures_util::FutureExt;
-use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::admin::BY_INDEX;
 use super::schema_connection::SchemaConnection;
-use super::settle::{Parameter, divide};
+use super::settle::divide;
 use super::{PostgresStore, Result};
 use crate::error::StoreError;
 use crate::store::{LaneName, RetentionCutoff, Settled, warn_undeletable};
@@ -22,25 +21,39 @@ pub(super) async fn delete_expired(
     expiry: RetentionCutoff,
     failed_blocks: &[LaneName],
 ) -> Result<usize> {
-    let delete = format!("WITH {EXPIRED} DELETE FROM outbox_events e USING old WHERE e.id = old.id RETURNING e.id");
-    match run(store, delete, expiry, failed_blocks).await {
+    match run(store, DELETE_EXPIRED, expiry, failed_blocks, None).await {
         Err(StoreError::Query { transient: false, .. }) => {
-            let find = format!("WITH {EXPIRED} SELECT id FROM old");
-            delete_in_parts(store, run(store, find, expiry, failed_blocks).await?).await
+            let expired = run(store, FIND_EXPIRED, expiry, failed_blocks, None).await?;
+            delete_in_parts(store, expired, expiry, failed_blocks).await
         }
         deleted => deleted.map(|ids| ids.len()),
     }
 }
 
-async fn delete_in_parts(store: &PostgresStore, expired: Vec<Uuid>) -> Result<usize> {
-    const DELETE_THESE: &str = "DELETE FROM outbox_events e USING unnest($1) AS s(id) \
-        WHERE e.id = ANY (ARRAY[s.id]) AND e.status IN ('published', 'failed')";
-    let outcomes: Vec<Settled> = divide(&expired, |ids| async move {
+/// Deletes those of the events that are still past retention, and leaves those that the database refuses to delete.
+async fn delete_in_parts(
+    store: &PostgresStore,
+    expired: Vec<Uuid>,
+    expiry: RetentionCutoff,
+    failed_blocks: &[LaneName],
+) -> Result<usize> {
+    let outcomes: Result<Vec<Settled>> = divide(&expired, |ids| async move {
         let count = ids.len();
-        let parameters: Vec<Parameter> = vec![(Box::new(ids), Type::UUID_ARRAY)];
-        store.settling.write(DELETE, DELETE_THESE.to_owned(), parameters).await.map(|_| vec![Settled::Recorded; count])
+        match run(store, DELETE_EXPIRED, expiry, failed_blocks, Some(ids)).await {
+            Err(StoreError::Query { operation, transient: false, reason }) => {
+                Err(StoreError::Refused { operation, sqlstate: String::new(), reason })
+            }
+            deleted => deleted.map(|_| vec![Settled::Recorded; count]),
+        }
     })
-    .await?;
+    .await;
+    let outcomes = match outcomes {
+        Err(StoreError::Refused { reason, .. }) => {
+            warn_undeletable(expired, &reason);
+            return Ok(0);
+        }
+        outcomes => outcomes?,
+    };
     let refused = expired.iter().zip(&outcomes).filter_map(|(id, outcome)| match outcome {
         Settled::Refused(reason) => Some((*id, reason)),
         _ => None,
@@ -54,12 +67,13 @@ async fn delete_in_parts(store: &PostgresStore, expired: Vec<Uuid>) -> Result<us
 
 const DELETE: &str = "delete old events";
 
-/// Runs a statement that begins with [`EXPIRED`]; returns the ids.
+/// Runs a statement about expired events, or about those `among` them; returns their ids.
 async fn run(
     store: &PostgresStore,
-    statement: String,
+    statement: &'static str,
     expiry: RetentionCutoff,
     failed_blocks: &[LaneName],
+    among: Option<Vec<Uuid>>,
 ) -> Result<Vec<Uuid>> {
     let micros = |age: Option<Duration>| age.map(|age| i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
     let (published, failed) = (micros(expiry.published), micros(expiry.failed));
@@ -73,6 +87,7 @@ async fn run(
                     .bind::<Nullable<BigInt>, _>(failed)
                     .bind::<BigInt, _>(expiry.limit)
                     .bind::<Array<Text>, _>(holding)
+                    .bind::<Nullable<Array<SqlUuid>>, _>(among)
                     .load(conn)
                     .await?;
                 Ok(rows.into_iter().map(|row| row.id).collect())
@@ -89,17 +104,30 @@ struct ExpiredRow {
 }
 
 /// The oldest events past retention, locked.
-const EXPIRED: &str = "published AS MATERIALIZED (\
-        SELECT id FROM outbox_events WHERE status = 'published' \
-            AND created_at < now() - $1 * interval '1 microsecond' \
-            AND published_at < now() - $1 * interval '1 microsecond' \
-            AND NOT EXISTS (SELECT FROM outbox_handler_deliveries d WHERE d.event_id = outbox_events.id) \
-            ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED), \
-     failed AS MATERIALIZED (\
-        SELECT id FROM outbox_events WHERE status = 'failed' \
-            AND created_at < now() - $2 * interval '1 microsecond' \
-            AND updated_at < now() - $2 * interval '1 microsecond' \
-            AND NOT (partition_key <> '' AND retry_at IS NULL AND publisher_backend = ANY ($4)) \
-            AND NOT EXISTS (SELECT FROM outbox_handler_deliveries d WHERE d.event_id = outbox_events.id) \
-            ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED), \
-     old AS MATERIALIZED (SELECT id FROM published UNION ALL SELECT id FROM failed LIMIT $3)";
+macro_rules! expired {
+    ($then:literal) => {
+        concat!(
+            "WITH published AS MATERIALIZED (\
+                SELECT id FROM outbox_events WHERE status = 'published' \
+                    AND created_at < now() - $1 * interval '1 microsecond' \
+                    AND published_at < now() - $1 * interval '1 microsecond' \
+                    AND NOT EXISTS (SELECT FROM outbox_handler_deliveries d WHERE d.event_id = outbox_events.id) \
+                    AND ($5 IS NULL OR id = ANY ($5)) \
+                    ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED), \
+             failed AS MATERIALIZED (\
+                SELECT id FROM outbox_events WHERE status = 'failed' \
+                    AND created_at < now() - $2 * interval '1 microsecond' \
+                    AND updated_at < now() - $2 * interval '1 microsecond' \
+                    AND NOT (partition_key <> '' AND retry_at IS NULL AND publisher_backend = ANY ($4)) \
+                    AND NOT EXISTS (SELECT FROM outbox_handler_deliveries d WHERE d.event_id = outbox_events.id) \
+                    AND ($5 IS NULL OR id = ANY ($5)) \
+                    ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED), \
+             old AS MATERIALIZED (SELECT id FROM published UNION ALL SELECT id FROM failed LIMIT $3) ",
+            $then
+        )
+    };
+}
+
+const FIND_EXPIRED: &str = expired!("SELECT id FROM old");
+
+const DELETE_EXPIRED: &str = expired!("DELETE FROM outbox_events e USING old WHERE e.id = old.id RETURNING e.id");

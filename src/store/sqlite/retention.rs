@@ -6,35 +6,54 @@ use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Binary, Text};
 use diesel::sqlite::Sqlite;
+use uuid::Uuid;
 
 use super::clock::{micros, read_now};
 use super::delete::delete_row;
+use super::error::is_transient;
 use super::uuid_of;
-use crate::store::{LaneName, RetentionCutoff};
+use crate::store::{LaneName, RetentionCutoff, warn_undeletable};
 
 /// Deletes events past retention, at most `limit`. Events that are owed to a handler are kept, and those that the database
-/// refuses to delete.
+/// refuses to delete. `together`: in one transaction, which a deferred foreign key can refuse.
 pub(super) fn delete_expired(
     connection: &mut SqliteConnection,
     expiry: RetentionCutoff,
     failed_blocks: &[LaneName],
+    together: bool,
 ) -> QueryResult<usize> {
-    connection.immediate_transaction(|connection| {
-        let now = read_now(connection)?;
-        let mut expired = Vec::new();
-        if let Some(age) = expiry.published {
-            expired.extend(published(connection, now.saturating_sub(micros(age)), expiry.limit)?);
+    if together {
+        return connection.immediate_transaction(|connection| {
+            let expired = find(connection, expiry, failed_blocks)?;
+            expired.into_iter().try_fold(0, |deleted, id| Ok(deleted + usize::from(delete_row(connection, id)?)))
+        });
+    }
+    let mut deleted = 0;
+    for id in find(connection, expiry, failed_blocks)? {
+        // A deferred foreign key refuses the commit.
+        match connection.immediate_transaction(|connection| delete_row(connection, id)) {
+            Err(error) if !is_transient(&error) => warn_undeletable([id], &error.to_string()),
+            is_deleted => deleted += usize::from(is_deleted?),
         }
-        if let Some(age) = expiry.failed {
-            let rest = expiry.limit - i64::try_from(expired.len()).unwrap_or(i64::MAX);
-            expired.extend(failed(connection, now.saturating_sub(micros(age)), rest, failed_blocks)?);
-        }
-        let mut deleted = 0;
-        for id in expired {
-            deleted += usize::from(delete_row(connection, uuid_of(&id)?)?);
-        }
-        Ok(deleted)
-    })
+    }
+    Ok(deleted)
+}
+
+fn find(
+    connection: &mut SqliteConnection,
+    expiry: RetentionCutoff,
+    failed_blocks: &[LaneName],
+) -> QueryResult<Vec<Uuid>> {
+    let now = read_now(connection)?;
+    let mut expired = Vec::new();
+    if let Some(age) = expiry.published {
+        expired.extend(published(connection, now.saturating_sub(micros(age)), expiry.limit)?);
+    }
+    if let Some(age) = expiry.failed {
+        let rest = expiry.limit - i64::try_from(expired.len()).unwrap_or(i64::MAX);
+        expired.extend(failed(connection, now.saturating_sub(micros(age)), rest, failed_blocks)?);
+    }
+    expired.iter().map(|id| uuid_of(id)).collect()
 }
 
 /// No event is published before it is created, so a scan by `created_at` can end at the same time, and publishing needs no

@@ -140,8 +140,13 @@ impl DispatchStore for SqliteStore {
     }
 
     async fn settle_published(&self, events: &[Acceptance], _: Care) -> Result<Vec<SettledEvent>> {
-        let events = events.to_vec();
-        self.writer.run("record published events", move |connection| settle::record_accepted(connection, &events)).await
+        const OPERATION: &str = "record published events";
+        let record = |deletes: bool| {
+            let mut events = events.to_vec();
+            events.iter_mut().for_each(|event| event.deletes &= deletes);
+            self.writer.run(OPERATION, move |connection| settle::record_accepted(connection, &events))
+        };
+        deleting_if_allowed(events.iter().any(|event| event.deletes), record).await
     }
 
     async fn settle_rescheduled(&self, owner: Uuid, events: &[FailureRecord]) -> Result<Vec<SettledEvent>> {
@@ -175,6 +180,18 @@ impl DispatchStore for SqliteStore {
         self.reader
             .run("check for due events", move |connection| order::has_due(connection, &lanes, &failed_blocks))
             .await
+    }
+}
+
+/// Runs `change(true)` if rows are deleted. If the database refuses all of it, runs `change(false)`: a deferred foreign key is
+/// checked when the transaction commits, which does not show whose row it is about.
+async fn deleting_if_allowed<T, F>(deletes: bool, change: impl Fn(bool) -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    match change(deletes).await {
+        Err(StoreError::Query { transient: false, .. }) if deletes => change(false).await,
+        changed => changed,
     }
 }
 
@@ -222,10 +239,13 @@ impl HandlerStore for SqliteStore {
     }
 
     async fn settle_handled(&self, handled: &[HandledDelivery], _: Care) -> Result<Vec<Settled>> {
-        let handled = handled.to_vec();
-        self.writer
-            .run("record handlers' answers", move |connection| handlers::record_handled(connection, &handled))
-            .await
+        const OPERATION: &str = "record handlers' answers";
+        let record = |deletes: bool| {
+            let mut handled = handled.to_vec();
+            handled.iter_mut().for_each(|answer| answer.deletes &= deletes);
+            self.writer.run(OPERATION, move |connection| handlers::record_handled(connection, &handled))
+        };
+        deleting_if_allowed(handled.iter().any(|answer| answer.deletes), record).await
     }
 
     async fn settle_rejected_deliveries(&self, owner: Uuid, rejected: &[RejectedDelivery]) -> Result<Vec<Settled>> {
@@ -266,10 +286,14 @@ impl MaintenanceStore for SqliteStore {
     }
 
     async fn delete_expired(&self, expiry: RetentionCutoff, failed_blocks: &[LaneName]) -> Result<usize> {
-        let failed_blocks = failed_blocks.to_vec();
-        self.writer
-            .run("delete old events", move |connection| retention::delete_expired(connection, expiry, &failed_blocks))
-            .await
+        const OPERATION: &str = "delete old events";
+        let delete = |together: bool| {
+            let failed_blocks = failed_blocks.to_vec();
+            self.writer.run(OPERATION, move |connection| {
+                retention::delete_expired(connection, expiry, &failed_blocks, together)
+            })
+        };
+        deleting_if_allowed(true, delete).await
     }
 
     async fn delete_old_audit(&self) -> Result<usize> {

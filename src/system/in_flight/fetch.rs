@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 
@@ -45,6 +46,8 @@ pub(crate) struct Fetch {
     pub(super) free: HashSet<String>,
     /// How often keys had ceased to count as free when the fetch began.
     pub(super) forgotten: u64,
+    /// Whether its rows were admitted, or refused one by one.
+    pub(super) is_admitted: AtomicBool,
 }
 
 /// The part of a key's order that was queried.
@@ -72,6 +75,10 @@ impl Drop for Fetch {
         let mut inner = self.in_flight.lock();
         inner.fetches.remove(&self.number);
         inner.drop_settled();
+        // Its rows are unsettled, and not in flight.
+        if !*self.is_admitted.get_mut() {
+            inner.free.forget();
+        }
     }
 }
 
@@ -160,6 +167,7 @@ impl Fetch {
         blockers: &HashMap<String, Blocker>,
         permit: impl Fn(&FetchedRow) -> CreditPermit,
     ) -> Admitted {
+        self.is_admitted.store(true, Ordering::Relaxed);
         let mut admitted = Admitted { deliveries: Vec::with_capacity(rows.len()), unreadable: Vec::new() };
         // Stable, so rows without a key stay in the order in which they were read.
         rows.sort_by(|a, b| {

@@ -17,6 +17,7 @@ mod tests;
 pub(super) mod unsent_tests;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
@@ -138,6 +139,7 @@ impl InFlight {
             read_to: HashMap::new(),
             free: HashSet::new(),
             forgotten: inner.free.forgotten(),
+            is_admitted: AtomicBool::new(false),
         }
     }
 

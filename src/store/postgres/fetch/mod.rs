@@ -295,6 +295,9 @@ pub(super) async fn blockers(
             Value::Text(lane.to_owned()),
             Value::Ids(except),
             Value::Bool(failed_blocks),
+            Value::Text(lane.to_owned()),
+            Value::Bool(failed_blocks),
+            Value::Text(lane.to_owned()),
         ],
     );
     let rows =
@@ -340,9 +343,13 @@ const BLOCKERS: &str = concat!(
     first_before!("e.status = 'failed' AND e.retry_at IS NULL", "false"),
     " AND ? ORDER BY e.scheduled_at, e.seq LIMIT 1)) b WHERE ",
     on_a_primary!(),
-    // Under the empty key, which no query is about.
+    // Under the empty key, which no query is about. Fetches do not return waiting retries, nor failed events, in their order.
     " UNION ALL SELECT '', '00000000-0000-0000-0000-000000000000'::uuid, '-infinity'::timestamptz, \
-        pg_snapshot_xmin(pg_current_snapshot())::text::bigint, false"
+        pg_snapshot_xmin(pg_current_snapshot())::text::bigint, false \
+        WHERE (SELECT true FROM outbox_events e WHERE e.publisher_backend = ? AND e.status = 'retry' \
+            ORDER BY outbox_shard(e.partition_key, e.id), e.retry_at LIMIT 1) IS NULL \
+        AND (SELECT true FROM outbox_events e WHERE ? AND e.publisher_backend = ? AND e.status = 'failed' \
+            AND e.retry_at IS NULL AND e.partition_key <> '' ORDER BY e.partition_key, e.scheduled_at, e.seq LIMIT 1) IS NULL"
 );
 
 /// Those of the sent rows that are not recorded as published.

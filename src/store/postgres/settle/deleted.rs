@@ -5,9 +5,12 @@
 
 use std::time::Duration;
 
-use super::{Settling, record};
+use uuid::Uuid;
+
+use super::Settling;
+use crate::error::StoreError;
 use crate::store::postgres::Result;
-use crate::store::{Acceptance, Care, Settled, SettledEvent, warn_undeletable};
+use crate::store::{Acceptance, HandledDelivery, Settled, SettledEvent, warn_undeletable};
 
 /// How long settles record events as published after the database refused to delete them.
 const KEPT_FOR: Duration = Duration::from_secs(60);
@@ -15,53 +18,109 @@ const KEPT_FOR: Duration = Duration::from_secs(60);
 /// As many refused rows of one batch are found one by one; finding more costs more than deleting saves.
 const MOST_REFUSED: usize = 8;
 
-/// Deletes events whose acceptance is recorded, except those that the database refuses to delete: they are published.
-pub(super) async fn delete(settling: &Settling, events: &[Acceptance], care: Care) -> Result<Vec<SettledEvent>> {
-    let mut outcomes = match record(settling, events, care).await {
+/// What is recorded about an event, after which its row may be deleted.
+pub(in crate::store::postgres) trait Deleting: Clone {
+    fn id(&self) -> Uuid;
+    fn deletes(&self) -> bool;
+    /// The same, after which the row stays.
+    fn kept(&self) -> Self;
+}
+
+impl Deleting for Acceptance {
+    fn id(&self) -> Uuid {
+        self.id
+    }
+
+    fn deletes(&self) -> bool {
+        self.deletes
+    }
+
+    fn kept(&self) -> Self {
+        Self { deletes: false, ..self.clone() }
+    }
+}
+
+impl Deleting for HandledDelivery {
+    fn id(&self) -> Uuid {
+        self.id
+    }
+
+    fn deletes(&self) -> bool {
+        self.deletes
+    }
+
+    fn kept(&self) -> Self {
+        Self { deletes: false, ..self.clone() }
+    }
+}
+
+/// The effect of a settle on one event's row.
+pub(in crate::store::postgres) trait Outcome {
+    fn settled(&self) -> &Settled;
+}
+
+impl Outcome for Settled {
+    fn settled(&self) -> &Settled {
+        self
+    }
+}
+
+impl Outcome for SettledEvent {
+    fn settled(&self) -> &Settled {
+        &self.outcome
+    }
+}
+
+/// Records events, and deletes those that are not kept, except where the database refuses it or another transaction
+/// holds what it has to change: they are published.
+pub(in crate::store::postgres) async fn record_and_delete<E, S, F>(
+    settling: &Settling,
+    events: &[E],
+    record: impl Fn(Vec<E>) -> F,
+) -> Result<Vec<S>>
+where
+    E: Deleting,
+    S: Outcome,
+    F: Future<Output = Result<Vec<S>>>,
+{
+    if !events.iter().any(E::deletes) {
+        return record(events.to_vec()).await;
+    }
+    if settling.kept.is_running() {
+        return record(kept(events.iter())).await;
+    }
+    let mut outcomes = match record(events.to_vec()).await {
         Err(refusal) if refusal.is_refusal() => {
-            settling.keep_rows();
-            warn_undeletable(events.iter().map(|event| event.id), &refusal.to_string());
-            return record(settling, &kept(events.iter()), care).await;
+            settling.kept.run_for(KEPT_FOR);
+            warn_undeletable(events.iter().map(E::id), &refusal.to_string());
+            return record(kept(events.iter())).await;
         }
+        // Rows of other tables, which a foreign key has the deletion change.
+        Err(StoreError::Locked { .. }) => return record(kept(events.iter())).await,
         outcomes => outcomes?,
     };
-    let refused: Vec<usize> = (0..).zip(&outcomes).filter(|(_, event)| is_refused(event)).map(|(n, _)| n).collect();
+    let is_refused = |outcome: &S| matches!(outcome.settled(), Settled::Refused(_) | Settled::Untried);
+    let refused: Vec<usize> = (0..).zip(&outcomes).filter(|(_, outcome)| is_refused(outcome)).map(|(n, _)| n).collect();
     if refused.len() > MOST_REFUSED {
-        settling.keep_rows();
+        settling.kept.run_for(KEPT_FOR);
     }
-    if let Some(reason) = outcomes.iter().find_map(reason) {
-        warn_undeletable(refused.iter().map(|&n| events[n].id), reason);
+    if let Some(reason) = outcomes.iter().find_map(|outcome| reason(outcome.settled())) {
+        warn_undeletable(refused.iter().map(|&n| events[n].id()), reason);
     }
     if !refused.is_empty() {
-        let again = record(settling, &kept(refused.iter().map(|&n| &events[n])), care).await?;
+        let again = record(kept(refused.iter().map(|&n| &events[n]))).await?;
         refused.into_iter().zip(again).for_each(|(n, outcome)| outcomes[n] = outcome);
     }
     Ok(outcomes)
 }
 
-/// The same acceptances, after which the rows stay.
-pub(super) fn kept<'a>(events: impl Iterator<Item = &'a Acceptance>) -> Vec<Acceptance> {
-    events.map(|event| Acceptance { deletes: false, ..event.clone() }).collect()
+fn kept<'a, E: Deleting + 'a>(events: impl Iterator<Item = &'a E>) -> Vec<E> {
+    events.map(E::kept).collect()
 }
 
-fn is_refused(event: &SettledEvent) -> bool {
-    matches!(event.outcome, Settled::Refused(_) | Settled::Untried)
-}
-
-fn reason(event: &SettledEvent) -> Option<&str> {
-    match &event.outcome {
+fn reason(outcome: &Settled) -> Option<&str> {
+    match outcome {
         Settled::Refused(reason) => Some(reason),
         _ => None,
-    }
-}
-
-impl Settling {
-    /// Whether the database refused to delete most rows recently.
-    pub(super) fn keeps_rows(&self) -> bool {
-        self.kept.is_running()
-    }
-
-    fn keep_rows(&self) {
-        self.kept.run_for(KEPT_FOR);
     }
 }

@@ -22,6 +22,7 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 pub(super) use self::connection::SettlePool;
+pub(super) use self::deleted::record_and_delete;
 pub(super) use self::divide::divide;
 pub(super) use self::rescheduled::{found as rejection, kept_error, rescheduled};
 pub(super) use self::routed::routed;
@@ -127,11 +128,7 @@ pub(super) fn durable(also: &str) -> String {
 /// Records that the backends have accepted events.
 pub(super) async fn published(store: &PostgresStore, events: &[Acceptance], care: Care) -> Result<Vec<SettledEvent>> {
     let settling = &store.settling;
-    match events.iter().any(|event| event.deletes) {
-        true if settling.keeps_rows() => record(settling, &deleted::kept(events.iter()), care).await,
-        true => deleted::delete(settling, events, care).await,
-        false => record(settling, events, care).await,
-    }
+    record_and_delete(settling, events, |events| async move { record(settling, &events, care).await }).await
 }
 
 async fn record(settling: &Settling, events: &[Acceptance], care: Care) -> Result<Vec<SettledEvent>> {
