@@ -16,6 +16,7 @@ pub(crate) struct Acceptance {
     pub(crate) id: Uuid,
     pub(crate) seq: i64,
     /// Where its row was when it was read. The row may have changed since.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "SQLite finds rows by their ids"))]
     pub(crate) place: Option<RowPlace>,
     /// Handlers that this process has asked about the event, so that it is never owed to them.
     pub(crate) asked: Arc<[String]>,
