@@ -51,8 +51,8 @@ async fn the_web_application_stores_a_user_and_its_event_together_or_not_at_all(
     let (status, body) = post(&address, "/users", r#"{"name": "Ada"}"#);
     assert_eq!(status, 201, "{body}: {}", program.stderr());
     let id = serde_json::from_str::<Value>(&body).unwrap()["id"].clone();
-    let ready = ureq::get(format!("http://{address}/readyz")).call().unwrap();
-    assert_eq!(ready.status(), 200);
+    let ready = async || ureq::get(format!("http://{address}/readyz")).call().is_ok();
+    eventually("it is ready, as its first heartbeat is answered", PATIENCE, ready).await;
     let ways = "SELECT count(*) FILTER (WHERE ssl), count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
         WHERE usename = 'outbox' AND pid <> pg_backend_pid()";
     let sql = postgres::connect(&server.url("postgres")).await;
