@@ -68,6 +68,7 @@ mod test_outbox;
 mod tls;
 mod traces;
 mod unrecorded;
+mod upgrading;
 mod waking;
 mod web;
 mod web_limits;

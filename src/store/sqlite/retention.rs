@@ -60,7 +60,7 @@ fn find(
 /// index of its own.
 fn published(connection: &mut SqliteConnection, until: i64, limit: i64) -> QueryResult<Vec<Vec<u8>>> {
     sql::<Binary>(
-        "SELECT id FROM outbox_events INDEXED BY outbox_events_created
+        "SELECT id FROM outbox_events INDEXED BY outbox_events_published
          WHERE status = 'published' AND created_at < ",
     )
     .bind::<BigInt, _>(until)
@@ -87,8 +87,8 @@ fn failed(
     failed_blocks: &[LaneName],
 ) -> QueryResult<Vec<Vec<u8>>> {
     let mut query: BoxedSqlQuery<'_, Sqlite, SqlQuery> = sql_query(
-        "SELECT id FROM outbox_events INDEXED BY outbox_events_created
-         WHERE created_at < ? AND status = 'failed' AND updated_at < ?
+        "SELECT id FROM outbox_events INDEXED BY outbox_events_unpublished
+         WHERE status = 'failed' AND status <> 'published' AND created_at < ? AND updated_at < ?
            AND NOT EXISTS (SELECT 1 FROM outbox_handler_deliveries d WHERE d.event_id = outbox_events.id)",
     )
     .into_boxed()

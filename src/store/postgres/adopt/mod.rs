@@ -9,7 +9,7 @@ use tokio_postgres::Error;
 use super::Result;
 use super::connect::Target;
 use super::schema_client::SchemaClient;
-use crate::store::migrate::{MigrationPlan, MigrationProgress, ProgressFn, statements};
+use crate::store::migrate::{MigrationPlan, MigrationProgress, MigrationStep, ProgressFn, statements};
 
 mod catalog;
 mod check;
@@ -43,14 +43,55 @@ pub(super) async fn adopt(target: &Target, client: &SchemaClient, watch: &Progre
     if is_needed(target, client).await? {
         plan.adopts = true;
         let tasks = list_tasks(target, client).await?;
-        for (task, done) in tasks.iter().zip(0..) {
-            watch(MigrationProgress { what: &task.name(), done, total: tasks.len() as u64 });
-            plan.taken_up += task.run(&session, watch).await?;
-            plan.steps.push(task.step(client.schema()));
-        }
+        plan.taken_up = run(&tasks, &session, watch).await?;
+        plan.steps = tasks.iter().map(|task| task.step(client.schema())).collect();
     }
     session.end().await?;
     Ok(plan)
+}
+
+/// The steps of [`build_indexes`].
+pub(super) async fn plan_indexes(
+    target: &Target,
+    client: &SchemaClient,
+    indexes: &[&'static str],
+) -> Result<Vec<MigrationStep>> {
+    if indexes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let failed = |error: Error| target.driver_error("migrate", &error);
+    let size = catalog::size(client).await.map_err(failed)?;
+    let tasks = missing_indexes(client, indexes.iter().copied(), size).await.map_err(failed)?;
+    Ok(tasks.iter().map(|task| task.step(client.schema())).collect())
+}
+
+/// Builds the indexes that are missing while others write to the table; returns the steps.
+pub(super) async fn build_indexes(
+    target: &Target,
+    client: &SchemaClient,
+    indexes: &[&'static str],
+    watch: &ProgressFn,
+) -> Result<Vec<MigrationStep>> {
+    if indexes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let failed = |error: Error| target.driver_error("migrate", &error);
+    let session = AdoptSession::begin(target, client).await?;
+    let size = catalog::size(client).await.map_err(failed)?;
+    let tasks = missing_indexes(client, indexes.iter().copied(), size).await.map_err(failed)?;
+    run(&tasks, &session, watch).await?;
+    session.end().await?;
+    Ok(tasks.iter().map(|task| task.step(client.schema())).collect())
+}
+
+/// Runs tasks; returns the number of events that they reset from `processing`.
+async fn run(tasks: &[Task], session: &AdoptSession<'_>, watch: &ProgressFn) -> Result<u64> {
+    let mut taken_up = 0;
+    for (task, done) in tasks.iter().zip(0..) {
+        watch(MigrationProgress { what: &task.name(), done, total: tasks.len() as u64 });
+        taken_up += task.run(session, watch).await?;
+    }
+    Ok(taken_up)
 }
 
 async fn is_needed(target: &Target, client: &SchemaClient) -> Result<bool> {
@@ -70,15 +111,26 @@ async fn list_tasks(target: &Target, client: &SchemaClient) -> Result<Vec<Task>>
     if !found.has_columns || found.unplaced > 0 {
         tasks.push(Task::FillSeq { rows: found.unplaced, pages: found.pages });
     }
-    for statement in statements(INDEXES) {
+    let size = (found.pages, found.rows);
+    tasks.extend(missing_indexes(client, statements(INDEXES), size).await.map_err(failed)?);
+    tasks.push(Task::Finish { processing: found.processing });
+    Ok(tasks)
+}
+
+/// The tasks that build the indexes that are missing on a table of this size, in pages and rows.
+async fn missing_indexes(
+    client: &SchemaClient,
+    indexes: impl Iterator<Item = &'static str>,
+    (table_pages, table_rows): (i64, i64),
+) -> std::result::Result<Vec<Task>, Error> {
+    let mut tasks = Vec::new();
+    for statement in indexes {
         let name = index_name(statement);
-        if !catalog::is_built(client, name).await.map_err(failed)? {
-            let is_unfinished = catalog::is_unfinished(client, name).await.map_err(failed)?;
-            let (table_pages, table_rows) = (found.pages, found.rows);
+        if !catalog::is_built(client, name).await? {
+            let is_unfinished = catalog::is_unfinished(client, name).await?;
             tasks.push(Task::BuildIndex(Index { name, statement, is_unfinished, table_pages, table_rows }));
         }
     }
-    tasks.push(Task::Finish { processing: found.processing });
     Ok(tasks)
 }
 
