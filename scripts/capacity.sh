@@ -3,4 +3,4 @@
 # cli/benches/capacity.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-exec cargo bench -p actix-outbox-cli --bench capacity
+exec cargo bench -p actix-outbox-cli --bench capacity -- "$@"

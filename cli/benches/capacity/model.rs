@@ -14,6 +14,12 @@ const IN_FLIGHT: f64 = 5_000.0;
 /// The most events of one fetch.
 const FETCHED: f64 = 2_000.0;
 
+/// The events of one batch: `batch_size`. A backend gets one at a time.
+const BATCH: f64 = 500.0;
+
+/// What fetching has of the database's cost; recording has the rest.
+const OF_FETCHING: f64 = 0.4;
+
 /// What an event costs: processor time in seconds, and bytes of WAL.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Costs {
@@ -23,8 +29,6 @@ pub(crate) struct Costs {
     pub(crate) wal: f64,
     /// The rate of one worker alone.
     alone: f64,
-    /// Whether the worker alone waited rather than kept the processors busy.
-    waits: bool,
 }
 
 impl Costs {
@@ -36,7 +40,6 @@ impl Costs {
             broker: each(measured.times.broker),
             wal: measured.wal / measured.events,
             alone: measured.rate,
-            waits: measured.busy() < MOST_BUSY - 0.1,
         }
     }
 
@@ -44,13 +47,25 @@ impl Costs {
         self.database + self.worker + self.broker
     }
 
-    /// The rate of one worker whose database answers after this time: fetches follow one another, and an event is in memory
-    /// from its fetch, over its delivery, to the answer that it is recorded.
+    /// The rate of one worker whose database is this far away: fetches follow one another, and an event is in memory from
+    /// its fetch, over its delivery, to the answer that it is recorded.
     pub(crate) fn at_distance(&self, round_trip: Duration) -> f64 {
-        let (away, fetch) = (round_trip.as_secs_f64(), FETCHED * self.database / 2.0);
+        let away = round_trip.as_secs_f64();
+        let fetch = FETCHED * self.database * OF_FETCHING;
+        let record = FETCHED * self.database * (1.0 - OF_FETCHING);
         let fetching = FETCHED / (away + fetch);
-        let in_memory = IN_FLIGHT / (2.0 * away + IN_FLIGHT / self.alone);
+        let in_memory = IN_FLIGHT / (2.0 * away + fetch + BATCH * self.broker + record);
         fetching.min(in_memory)
+    }
+
+    /// The rate of a worker whose time for the events in memory grows by two round trips, from what it is here.
+    pub(crate) fn in_turns_with(&self, round_trip: Duration) -> f64 {
+        IN_FLIGHT / (2.0 * round_trip.as_secs_f64() + IN_FLIGHT / self.alone)
+    }
+
+    /// The rate of one worker whose Redis is this far away: batches follow one another.
+    fn in_batches(&self, round_trip: Duration) -> f64 {
+        BATCH / (round_trip.as_secs_f64() + BATCH * self.broker)
     }
 }
 
@@ -91,7 +106,7 @@ pub(crate) struct Site {
     workers: f64,
     /// Nodes among which the streams are divided evenly; Redis uses one processor of a node.
     brokers: f64,
-    /// Between a worker and its database.
+    /// From a worker to its database and back.
     round_trip: Duration,
     pub(crate) jetstream: bool,
 }
@@ -103,7 +118,7 @@ pub(crate) enum Limit {
     Workers,
     Brokers,
     RoundTrips,
-    Waiting,
+    Batches,
     Wal,
 }
 
@@ -114,7 +129,7 @@ impl fmt::Display for Limit {
             Self::Workers => "the workers' processors",
             Self::Brokers => "the processor of a stream's node",
             Self::RoundTrips => "the round trips to the database",
-            Self::Waiting => "each worker waits for its last batch",
+            Self::Batches => "each worker waits for its last batch",
             Self::Wal => "a database's WAL",
         })
     }
@@ -122,6 +137,9 @@ impl fmt::Display for Limit {
 
 /// What a disk of a database writes each second: 200 MB.
 const WAL_A_SECOND: f64 = 200e6;
+
+/// From a worker to its broker and back.
+const TO_BROKER: Duration = Duration::from_micros(500);
 
 impl Site {
     const ONE: Self = Self {
@@ -165,11 +183,12 @@ impl Site {
             (self.databases * WAL_A_SECOND / costs.wal, Limit::Wal),
             (workers * costs.at_distance(self.round_trip), Limit::RoundTrips),
         ];
-        if costs.waits {
-            bounds.push((workers * costs.alone, Limit::Waiting));
-        }
-        if !self.jetstream {
+        if self.jetstream {
+            // How long a batch takes there was measured with the rest of the worker's time.
+            bounds.push((workers * costs.alone, Limit::Batches));
+        } else {
             bounds.push((self.brokers / costs.broker, Limit::Brokers));
+            bounds.push((workers * costs.in_batches(TO_BROKER), Limit::Batches));
         }
         bounds.into_iter().min_by(|(one, _), (other, _)| one.total_cmp(other)).expect("there are bounds")
     }

@@ -16,6 +16,8 @@ pub(crate) struct Times {
     pub(crate) broker: Duration,
     /// Of workers that have ended.
     pub(crate) worker: Duration,
+    /// Of all programs of the machine.
+    machine: Duration,
 }
 
 impl Times {
@@ -32,7 +34,7 @@ impl Times {
                 None => return false,
             }
         };
-        let mut times = Self::default();
+        let mut times = Self { machine: of_machine(), ..Self::default() };
         for (id, stat) in all.iter().filter(|(id, _)| is_ours(**id)) {
             match stat.name.as_str() {
                 "postgres" => times.database += of_ticks(stat.own + stat.ended),
@@ -49,14 +51,29 @@ impl Times {
             database: self.database - before.database,
             broker: self.broker - before.broker,
             worker: self.worker - before.worker,
+            machine: self.machine - before.machine,
         }
     }
 
     pub(crate) fn all(self) -> Duration {
         self.database + self.broker + self.worker
     }
+
+    /// Of programs that have nothing to do with the measurement.
+    pub(crate) fn others(self) -> Duration {
+        self.machine.saturating_sub(self.all())
+    }
 }
 
 fn of_ticks(ticks: u64) -> Duration {
     Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second().max(1) as f64)
+}
+
+/// The time in which processors were not idle: the first line of `/proc/stat` has, among others, user, nice, system, idle
+/// and waiting for a disk.
+fn of_machine() -> Duration {
+    let stat = std::fs::read_to_string("/proc/stat").expect("this is Linux");
+    let first = stat.lines().next().unwrap_or_default();
+    let fields: Vec<u64> = first.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    of_ticks(fields.iter().take(3).sum())
 }

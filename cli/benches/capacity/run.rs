@@ -60,8 +60,17 @@ pub(crate) struct Measured {
 impl Measured {
     /// The share of the machine's processors that were busy with this.
     pub(crate) fn busy(&self) -> f64 {
+        self.share(self.times.all())
+    }
+
+    /// The share that was busy with other programs: the rate would be higher without them.
+    pub(crate) fn others(&self) -> f64 {
+        self.share(self.times.others())
+    }
+
+    fn share(&self, time: Duration) -> f64 {
         let processors = std::thread::available_parallelism().map_or(1, usize::from) as f64;
-        self.times.all().as_secs_f64() / self.whole.as_secs_f64() / processors
+        time.as_secs_f64() / self.whole.as_secs_f64() / processors
     }
 }
 
@@ -109,6 +118,7 @@ impl Databases {
         for worker in &mut workers {
             let status = worker.wait_exit(LONGEST).await;
             assert!(status.success(), "{status}: {}", worker.stderr());
+            worker.stderr().lines().filter(|line| line.contains("WARN")).take(3).for_each(|line| eprintln!("{line}"));
         }
         let times = Times::read().since(before);
         let wal = sql.query_one(place, &[]).await.unwrap().get::<_, f64>(0) - wal;
