@@ -1,4 +1,4 @@
-//! A way to a server that takes time, and that many bytes can be on at once.
+//! A way to a server that takes time, and on which many bytes can be together.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
