@@ -11,14 +11,14 @@ pub(crate) const MOST_BUSY: f64 = 0.95;
 /// The most events that a worker has in memory: `max_in_flight`.
 const IN_FLIGHT: f64 = 5_000.0;
 
-/// The most events of one fetch.
-const FETCHED: f64 = 2_000.0;
+/// The events of one fetch while there are enough: counted in a server's log.
+const FETCHED: f64 = 1_000.0;
 
 /// The events of one batch: `batch_size`. A backend gets one at a time.
 const BATCH: f64 = 500.0;
 
 /// What fetching has of the database's cost; recording has the rest.
-const OF_FETCHING: f64 = 0.4;
+const OF_FETCHING: f64 = 0.45;
 
 /// What an event costs: processor time in seconds, and bytes of WAL.
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +28,7 @@ pub(crate) struct Costs {
     pub(crate) broker: f64,
     pub(crate) wal: f64,
     /// The rate of one worker alone.
-    alone: f64,
+    pub(crate) alone: f64,
 }
 
 impl Costs {
@@ -56,11 +56,6 @@ impl Costs {
         let fetching = FETCHED / (away + fetch);
         let in_memory = IN_FLIGHT / (2.0 * away + fetch + BATCH * self.broker + record);
         fetching.min(in_memory)
-    }
-
-    /// The rate of a worker whose time for the events in memory grows by two round trips, from what it is here.
-    pub(crate) fn in_turns_with(&self, round_trip: Duration) -> f64 {
-        IN_FLIGHT / (2.0 * round_trip.as_secs_f64() + IN_FLIGHT / self.alone)
     }
 
     /// The rate of one worker whose Redis is this far away: batches follow one another.
