@@ -152,6 +152,7 @@ macro_rules! instantiate {
                 deleting::a_row_that_others_refer_to_and_hold_is_published,
                 deleting::where_no_row_may_be_deleted_all_are_published,
                 deleting::retention_deletes_what_it_may_next_to_what_it_may_not,
+                deleting::retention_goes_on_behind_rows_that_it_may_not_delete,
                 deleting::a_row_that_another_transaction_holds_is_deleted_later,
                 deleting::the_last_answer_deletes,
                 deleting::last_answers_that_meet_leave_no_row,
