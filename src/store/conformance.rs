@@ -119,6 +119,7 @@ macro_rules! instantiate {
                 order::what_stands_before_the_place_asked_from_does_not_count,
                 order::an_event_that_has_no_place_yet_blocks_nobody,
                 order::events_in_flight_and_later_ones_do_not_block,
+                order::an_event_with_the_id_of_one_in_flight_and_another_seq_blocks,
                 order::a_retry_blocks_and_says_whether_it_is_due,
                 order::a_failed_event_blocks_only_where_it_holds_its_key,
                 order::a_key_is_ordered_within_its_lane_alone,

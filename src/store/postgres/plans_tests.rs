@@ -84,7 +84,7 @@ async fn ask_of_nothing(store: &PostgresStore) {
             key: "absent".to_owned(),
             from: Position::START,
             before: Position::START,
-            except: vec![nobody],
+            except: vec![(nobody, 1)],
         };
         for failed_blocks in [false, true] {
             assert!(store.blockers("orders", failed_blocks, std::slice::from_ref(&question)).await.unwrap().is_empty());
@@ -137,7 +137,7 @@ async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
             key: row.partition_key.clone(),
             from: Position::START,
             before,
-            except: vec![row.id],
+            except: vec![(row.id, row.position.seq)],
         })
         .collect();
     for failed_blocks in [false, true] {
