@@ -171,3 +171,41 @@ async fn an_event_that_is_published_again_while_its_first_entry_is_handled_keeps
     notes.are(&[1, 2, 3]).await;
     consumer.shutdown().await.unwrap();
 }
+
+#[actix::test]
+async fn a_stream_that_may_be_read_and_not_acknowledged_rests_alone() {
+    let server = Server::start(&[]);
+    let mut broken = Stream::on(server.url()).await;
+    let mut other = Stream::on(server.url()).await;
+    if redis::version(&mut broken.connection).await.starts_with("6.") {
+        // It knows no right to a command for some keys.
+        return;
+    }
+    let mut acl = ::redis::cmd("ACL");
+    acl.arg(&["SETUSER", "mailer", "on", ">secret", "~*", "+@all", "-xack"]).arg(format!("(+xack ~{})", other.name));
+    let _: () = acl.query_async(&mut broken.connection).await.unwrap();
+    broken.add(1..=20_000, "").await;
+    let notes = Notes::default();
+    let builder = broken.builder("mailer-1", |settings| {
+        settings.streams.push(other.name.clone());
+        settings.url = Some(Secret::from(server.url().replace("redis://", "redis://mailer:secret@")));
+    });
+    let consumer = builder.subscribe(notes.handler(|_| Ok(()))).start().await.unwrap();
+    eventually("the refusal is known", PATIENCE, async || consumer.health().source.is_err()).await;
+    other.add(30_001..=30_010, "").await;
+    eventually("the other one is read on", PATIENCE, async || notes.count(30_010) == 1).await;
+    other.is_acknowledged().await;
+    tokio::time::sleep(RECLAIM * 5).await;
+    let in_flight = consumer.health().in_flight;
+    assert!((1..10_000).contains(&in_flight), "{in_flight}");
+    other.add([30_011], "").await;
+    eventually("the other one is still read", PATIENCE, async || notes.count(30_011) == 1).await;
+
+    let grant = ["SETUSER", "mailer", "+xack"];
+    let _: () = ::redis::cmd("ACL").arg(&grant).query_async(&mut broken.connection).await.unwrap();
+    eventually("all are acknowledged", PATIENCE, async || consumer.acknowledged() == 20_011).await;
+    assert_eq!(broken.pending().await, 0);
+    let handled: std::collections::BTreeSet<i64> = notes.all().into_iter().collect();
+    assert_eq!(handled.len(), 20_011);
+    consumer.shutdown().await.unwrap();
+}
