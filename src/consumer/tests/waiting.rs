@@ -209,3 +209,45 @@ async fn a_stream_that_may_be_read_and_not_acknowledged_rests_alone() {
     assert_eq!(handled.len(), 20_011);
     consumer.shutdown().await.unwrap();
 }
+
+#[actix::test]
+async fn a_stream_whose_dead_letters_find_no_memory_rests_until_there_is_some() {
+    let server = Server::start(&[]);
+    let mut stream = Stream::on(server.url()).await;
+    let mut connection = stream.connection.clone();
+    let mut limit_memory = async |bytes: &str| {
+        let limit = ["SET", "maxmemory", bytes];
+        let _: () = ::redis::cmd("CONFIG").arg(&limit).query_async(&mut connection).await.unwrap();
+    };
+    stream.add(1..=6_000, "").await;
+    let notes = Notes::default();
+    let may_end = Arc::new(Semaphore::new(0));
+    let waits = Arc::clone(&may_end);
+    let handler = notes.worker(move |_| {
+        let waits = Arc::clone(&waits);
+        Box::pin(async move {
+            let _ = waits.acquire().await;
+            Err(HandlerError::permanent("no"))
+        })
+    });
+    let consumer = stream.start(handler).await;
+    eventually("some are being handled", PATIENCE, async || notes.all().len() > 1).await;
+    limit_memory("1").await;
+    may_end.add_permits(1_000);
+    eventually("no more of it is read", PATIENCE, async || {
+        let before = consumer.health().in_flight;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        before >= 500 && before == consumer.health().in_flight
+    })
+    .await;
+    assert!(consumer.health().in_flight < 3_000, "{}", consumer.health().in_flight);
+    let problem = consumer.health().source.unwrap_err();
+    assert!(problem.contains("OOM"), "{problem}");
+    limit_memory("0").await;
+    eventually("all are dead", PATIENCE, async || {
+        redis::length(&mut stream.connection.clone(), &stream.dead()).await == 6_000
+    })
+    .await;
+    stream.is_acknowledged().await;
+    consumer.shutdown().await.unwrap();
+}
