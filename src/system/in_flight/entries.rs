@@ -34,6 +34,9 @@ pub(super) struct InFlightEntry {
     pub(super) retry: bool,
     /// Whether an earlier event of its key was rejected while this one was in flight, or must still be handled.
     pub(super) blocked: bool,
+    /// The position of the row that has its id by now, and another `seq`: a replay, or the same id published again. That one is
+    /// read when this event leaves the memory.
+    pub(super) repetition: Option<Position>,
     /// Why its outcome cannot be recorded.
     pub(super) unwritable: Option<Box<Unwritable>>,
 }
@@ -56,6 +59,7 @@ impl InFlightEntry {
             state,
             retry: row.retry,
             blocked: false,
+            repetition: None,
             unwritable: None,
         }
     }
@@ -143,7 +147,26 @@ impl Inner {
                 self.by_key.remove(key);
             }
         }
+        match (entry.repetition, &entry.key) {
+            (Some(_), Some(key)) => _ = self.keys_to_reread.insert(key.to_string()),
+            (Some(position), None) => self.rewind(entry.shard, position),
+            (None, _) => {}
+        }
         Some(entry)
+    }
+
+    /// Whether a row has the id of an event in memory, and is another one.
+    pub(super) fn is_repetition(&self, id: Uuid, position: Position) -> bool {
+        self.events.get(&id).is_some_and(|entry| entry.position.seq != position.seq)
+    }
+
+    /// Notes such a row. It is not admitted, and precedes later events of its key.
+    pub(super) fn note_repetition(&mut self, id: Uuid, position: Position) {
+        let Some(entry) = self.events.get_mut(&id).filter(|entry| entry.position.seq != position.seq) else { return };
+        entry.repetition = Some(position);
+        if let Some(key) = entry.key.clone() {
+            self.free.forget_key(&key);
+        }
     }
 
     /// Drops settled events once every fetch that began before their settle is over (R2).

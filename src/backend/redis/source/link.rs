@@ -41,6 +41,11 @@ impl LinkError {
         matches!(self, Self::Refused(error) if errors::is_refused_for_its_key(error))
     }
 
+    /// The server has no memory for what the call adds.
+    pub(super) fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Refused(error) if errors::is_out_of_memory_for(error))
+    }
+
     /// The group exists already.
     pub(super) fn is_existing_group(&self) -> bool {
         matches!(self, Self::Refused(error) if errors::is_existing_group(error))

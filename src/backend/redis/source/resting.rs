@@ -34,6 +34,23 @@ impl Resting {
         self.streams().get(&number).is_some_and(|refusal| refusal.until > Instant::now())
     }
 
+    /// Extends the rest of a stream.
+    fn extend_until(&self, number: usize, until: Instant, reason: impl FnOnce() -> SourceUnavailable) -> bool {
+        let mut streams = self.streams();
+        let is_new = !streams.contains_key(&number);
+        let refusal = streams.entry(number).or_insert_with(|| Refusal { until, reason: reason() });
+        refusal.until = refusal.until.max(until);
+        is_new
+    }
+
+    /// Lets a stream rest because its entries wait for calls that were refused.
+    pub(super) fn extend(&self, number: usize, name: &str) {
+        let reason = || SourceUnavailable(format!("stream `{name}`: its entries wait for calls that are refused"));
+        if self.extend_until(number, Instant::now() + REST, reason) {
+            tracing::warn!(stream = name, "entries of a stream wait for refused calls; only the others are read on");
+        }
+    }
+
     /// Why one of them is not read.
     pub(super) fn reason(&self) -> Option<SourceUnavailable> {
         self.streams().first_key_value().map(|(_, refusal)| refusal.reason.clone())
