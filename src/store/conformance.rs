@@ -154,6 +154,7 @@ macro_rules! instantiate {
                 deleting::where_no_row_may_be_deleted_all_are_published,
                 deleting::retention_deletes_what_it_may_next_to_what_it_may_not,
                 deleting::retention_goes_on_behind_rows_that_it_may_not_delete,
+                deleting::one_run_of_retention_deletes_all_that_may_be_deleted_among_many_that_may_not,
                 deleting::a_row_that_another_transaction_holds_is_deleted_later,
                 deleting::the_last_answer_deletes,
                 deleting::last_answers_that_meet_leave_no_row,

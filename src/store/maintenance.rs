@@ -19,8 +19,9 @@ pub(crate) struct RetentionCutoff {
 /// Deleted in one transaction, small enough that no other statement waits for long.
 const EXPIRED_AT_ONCE: i64 = 1_000;
 
-/// The most batches of one run in which the database refused to delete events: each costs more statements than others.
-const MOST_REFUSED_BATCHES: usize = 100;
+/// The batches in which the database refused to delete events after which a janitor does something else: each costs more
+/// statements than others.
+const MANY_REFUSED_BATCHES: usize = 20;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -39,7 +40,7 @@ pub(crate) struct ExpiredBatch {
     pub(crate) next: RetentionCursor,
 }
 
-/// A run of retention, batch after batch. The next run begins at the oldest event again, or goes on if this one was too long.
+/// A run of retention, batch after batch. The next run begins at the oldest event again.
 #[derive(Debug, Default)]
 pub(crate) struct RetentionRun {
     after: RetentionCursor,
@@ -54,10 +55,6 @@ impl RetentionRun {
         expiry: RetentionCutoff,
         failed_blocks: &[LaneName],
     ) -> Result<Option<usize>> {
-        if self.refused >= MOST_REFUSED_BATCHES {
-            self.refused = 0;
-            return Ok(None);
-        }
         let ExpiredBatch { deleted, next } = store.delete_expired(expiry, failed_blocks, self.after).await?;
         let is_refused = next != self.after;
         if deleted == 0 && !is_refused {
@@ -67,6 +64,15 @@ impl RetentionRun {
         self.after = next;
         self.refused += usize::from(is_refused);
         Ok(Some(deleted))
+    }
+
+    /// Whether so much was refused that the rest of the run should come later. Once it was asked, it begins to count again.
+    pub(crate) fn should_pause(&mut self) -> bool {
+        let pauses = self.refused >= MANY_REFUSED_BATCHES;
+        if pauses {
+            self.refused = 0;
+        }
+        pauses
     }
 }
 

@@ -143,7 +143,8 @@ fn all_of(conditions: &[String]) -> String {
 /// published events, another one the rest, and that one is ordered by time within one status only.
 fn by_status(statuses: &[Status]) -> Vec<String> {
     if !statuses.is_empty() {
-        return statuses.iter().copied().map(of_status).collect();
+        let named: Vec<Status> = Status::ALL.into_iter().filter(|status| statuses.contains(status)).collect();
+        return named.into_iter().map(of_status).collect();
     }
     Status::ALL.into_iter().map(of_status).chain(of_no_known_status()).collect()
 }

@@ -128,7 +128,12 @@ async fn delete_expired(context: &SystemContext, run: &mut RetentionRun) {
         let began = BootInstant::now();
         match run.delete_batch(&*context.store, expiry, &holding).await {
             Ok(None) => break,
-            Ok(Some(deleted)) => tracing::debug!(events = deleted, "deleted old events"),
+            Ok(Some(deleted)) => {
+                tracing::debug!(events = deleted, "deleted old events");
+                if run.should_pause() {
+                    break;
+                }
+            }
             Err(error) if error.is_transient() => return tracing::debug!(%error, "deletion of old events failed"),
             // The table grows.
             Err(error) => return tracing::warn!(%error, "deletion of old events failed"),

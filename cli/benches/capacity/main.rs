@@ -42,11 +42,10 @@ fn main() {
         if runs("distance") {
             distance(&databases, &stream).await;
         }
-        let of_jetstream = match runs("jetstream") {
-            true => Some(jetstream(&databases).await),
-            false => None,
-        };
-        elsewhere(&costs, of_jetstream.as_ref());
+        if runs("jetstream") {
+            jetstream(&databases).await;
+        }
+        elsewhere(&costs);
     });
 }
 
@@ -106,7 +105,7 @@ async fn distance(databases: &Databases, server: &redis::Server) {
 }
 
 /// Several databases into one stream of three servers.
-async fn jetstream(databases: &Databases) -> Costs {
+async fn jetstream(databases: &Databases) {
     let servers = nats::Cluster::start(3);
     let urls: Vec<String> = (0..3).map(|number| servers.url(number)).collect();
     let base = databases.run(1, |_| Broker::nats(&urls, "ONE"), EVENTS / 4, None).await;
@@ -120,15 +119,13 @@ async fn jetstream(databases: &Databases) -> Costs {
         let measured = databases.run(count, |_| Broker::nats(&urls, &format!("S{count}")), EVENTS / 4, None).await;
         print_check(&format!("{count} databases, one stream"), here.rate(&costs, count), &measured);
     }
-    costs
 }
 
 /// Deployments that do not fit here.
-fn elsewhere(redis: &Costs, jetstream: Option<&Costs>) {
+fn elsewhere(costs: &Costs) {
     println!("\n### Computed: machines of their own\n");
     println!("| deployment | events/s | what breaks first |\n|---|---|---|");
     for site in Site::examples() {
-        let Some(costs) = (if site.jetstream { jetstream } else { Some(redis) }) else { continue };
         let (rate, limit) = site.reach(costs);
         println!("| {} | {rate:.0} | {limit} |", site.name);
     }

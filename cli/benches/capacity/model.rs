@@ -103,7 +103,6 @@ pub(crate) struct Site {
     brokers: f64,
     /// From a worker to its database and back.
     round_trip: Duration,
-    pub(crate) jetstream: bool,
 }
 
 /// What a deployment has too little of.
@@ -133,6 +132,10 @@ impl fmt::Display for Limit {
 /// What a disk of a database writes each second: 200 MB.
 const WAL_A_SECOND: f64 = 200e6;
 
+/// What inserting adds to the database's cost: docs/PERFORMANCE.md, "Inserting".
+const INSERT: f64 = 6.5e-6;
+const INSERT_WAL: f64 = 547.0;
+
 /// From a worker to its broker and back.
 const TO_BROKER: Duration = Duration::from_micros(500);
 
@@ -144,10 +147,9 @@ impl Site {
         workers: 1.0,
         brokers: 1.0,
         round_trip: Duration::from_micros(500),
-        jetstream: false,
     };
 
-    pub(crate) fn examples() -> [Self; 10] {
+    pub(crate) fn examples() -> [Self; 8] {
         let far = Duration::from_millis(10);
         let one = Self::ONE;
         [
@@ -159,32 +161,20 @@ impl Site {
             Self { name: "4 databases of 4 processors, a worker each, 1 stream", databases: 4.0, ..one },
             Self { name: "the same, the streams on 4 nodes", databases: 4.0, brokers: 4.0, ..one },
             Self { name: "16 databases of 4 processors, a worker each, 8 nodes", databases: 16.0, brokers: 8.0, ..one },
-            Self { name: "1 database of 4 processors, 1 worker, JetStream of three", jetstream: true, ..one },
-            Self {
-                name: "4 databases of 4 processors, a worker each, JetStream of three",
-                databases: 4.0,
-                jetstream: true,
-                ..one
-            },
         ]
     }
 
     /// The events that it publishes each second, and what is used up at that rate.
     pub(crate) fn reach(&self, costs: &Costs) -> (f64, Limit) {
         let workers = self.databases * self.workers;
-        let mut bounds = vec![
-            (self.databases * self.processors / costs.database, Limit::Databases),
+        let bounds = [
+            (self.databases * self.processors / (costs.database + INSERT), Limit::Databases),
             (workers / costs.worker, Limit::Workers),
-            (self.databases * WAL_A_SECOND / costs.wal, Limit::Wal),
+            (self.databases * WAL_A_SECOND / (costs.wal + INSERT_WAL), Limit::Wal),
             (workers * costs.at_distance(self.round_trip), Limit::RoundTrips),
+            (self.brokers / costs.broker, Limit::Brokers),
+            (workers * costs.in_batches(TO_BROKER), Limit::Batches),
         ];
-        if self.jetstream {
-            // How long a batch takes there was measured with the rest of the worker's time.
-            bounds.push((workers * costs.alone, Limit::Batches));
-        } else {
-            bounds.push((self.brokers / costs.broker, Limit::Brokers));
-            bounds.push((workers * costs.in_batches(TO_BROKER), Limit::Batches));
-        }
         bounds.into_iter().min_by(|(one, _), (other, _)| one.total_cmp(other)).expect("there are bounds")
     }
 }

@@ -31,7 +31,7 @@ async fn entries_that_wait_for_their_keys_are_loaded_as_far_as_the_memory_allows
     let most = Arc::new(AtomicUsize::new(0));
     let (works, seen, bytes) = (Arc::clone(&is_fixed), Arc::clone(&context), Arc::clone(&most));
     let handler = notes.handler(move |event| {
-        if let Some(context) = seen.get() {
+        if let Some(context) = seen.get().filter(|_| works.load(Ordering::Relaxed)) {
             bytes.fetch_max(context.held.bytes(), Ordering::Relaxed);
         }
         if event.seq < 100 && !works.load(Ordering::Relaxed) {

@@ -244,6 +244,30 @@ pub(super) async fn retention_goes_on_behind_rows_that_it_may_not_delete<F: Fixt
     assert_eq!(fixture.number("SELECT count(*) FROM outbox_events").await, 9);
 }
 
+pub(super) async fn one_run_of_retention_deletes_all_that_may_be_deleted_among_many_that_may_not<F: Fixture>() {
+    const ALL: u64 = 300;
+    let fixture = F::fresh().await;
+    let at = fixture.time(-3_600_000);
+    let mut kept = 0;
+    // Many in front, where a search for the others would end, and more behind.
+    for n in 0..ALL {
+        let row = TestRow::new().status("published").with("created_at", &at).with("updated_at", &at);
+        let id = row.with("published_at", &at).insert(&fixture).await;
+        if n < 40 || n % 10 == 0 {
+            fixture.refuse_deletion(id).await;
+            kept += 1;
+        }
+    }
+    let earlier = fixture.time(-3_700_000);
+    fixture.execute(&format!("UPDATE outbox_events SET created_at = {earlier} WHERE seq <= 40")).await;
+    let expiry = RetentionCutoff { published: Some(Duration::from_secs(60)), failed: None, limit: 100 };
+    let (store, mut run, mut deleted) = (fixture.store(), RetentionRun::default(), 0);
+    while let Some(batch) = run.delete_batch(&*store, expiry, &[]).await.unwrap() {
+        deleted += batch as u64;
+    }
+    assert_eq!((deleted, kept), (ALL - kept, 66));
+}
+
 pub(super) async fn a_row_that_another_transaction_holds_is_deleted_later<F: Fixture>() {
     let fixture = F::fresh().await;
     if !fixture.writers_overlap() {

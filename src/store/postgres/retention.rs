@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::admin::BY_INDEX;
 use super::schema_connection::SchemaConnection;
-use super::settle::divide;
+use super::settle::{MAX_STATEMENTS, divide};
 use super::{PostgresStore, Result};
 use crate::error::StoreError;
 use crate::store::{
@@ -28,22 +28,45 @@ pub(super) async fn delete_expired(
     let delete = if after == RetentionCursor::default() { DELETE_OLDEST } else { DELETE_BEHIND };
     match run(store, delete, expiry, failed_blocks, Among::Behind(after)).await {
         Err(StoreError::Query { transient: false, .. }) => {
-            let expired = run(store, FIND_BEHIND, expiry, failed_blocks, Among::Behind(after)).await?;
-            let next = expired.iter().fold(after, |next, row| row.move_on(next));
-            let ids = expired.into_iter().map(|row| row.id).collect();
-            Ok(ExpiredBatch { deleted: delete_in_parts(store, ids, expiry, failed_blocks).await?, next })
+            let mut expired = run(store, FIND_BEHIND, expiry, failed_blocks, Among::Behind(after)).await?;
+            expired.sort_unstable_by_key(|row| (row.has_failed, row.created_at.0, row.id));
+            match delete_in_parts(store, &expired, expiry, failed_blocks).await? {
+                // The next batch has those that were not tried, and no longer those that were deleted.
+                Parts { deleted: deleted @ 1.., is_whole: false } => Ok(ExpiredBatch { deleted, next: after }),
+                Parts { deleted, is_whole: true } => Ok(ExpiredBatch { deleted, next: behind(&expired, after) }),
+                Parts { .. } => {
+                    let few = &expired[..expired.len().min(FEW)];
+                    let deleted = delete_in_parts(store, few, expiry, failed_blocks).await?.deleted;
+                    Ok(ExpiredBatch { deleted, next: behind(few, after) })
+                }
+            }
         }
         deleted => Ok(ExpiredBatch { deleted: deleted?.len(), next: after }),
     }
 }
 
+/// So few that each of them is tried, whatever is refused.
+const FEW: usize = MAX_STATEMENTS / 2;
+
+/// The outcome of a batch that the database refused to delete as a whole.
+struct Parts {
+    deleted: usize,
+    /// Whether each event was tried.
+    is_whole: bool,
+}
+
+fn behind(expired: &[ExpiredRow], after: RetentionCursor) -> RetentionCursor {
+    expired.iter().fold(after, |next, row| row.move_on(next))
+}
+
 /// Deletes those of the events that are still past retention, and leaves those that the database refuses to delete.
 async fn delete_in_parts(
     store: &PostgresStore,
-    expired: Vec<Uuid>,
+    expired: &[ExpiredRow],
     expiry: RetentionCutoff,
     failed_blocks: &[LaneName],
-) -> Result<usize> {
+) -> Result<Parts> {
+    let expired: Vec<Uuid> = expired.iter().map(|row| row.id).collect();
     let outcomes: Result<Vec<Settled>> = divide(&expired, |ids| async move {
         let count = ids.len();
         match run(store, DELETE_OLDEST, expiry, failed_blocks, Among::These(ids)).await {
@@ -56,8 +79,11 @@ async fn delete_in_parts(
     .await;
     let outcomes = match outcomes {
         Err(StoreError::Refused { reason, .. }) => {
-            warn_undeletable(expired, &reason);
-            return Ok(0);
+            let is_whole = expired.len() <= FEW;
+            if is_whole {
+                warn_undeletable(expired, &reason);
+            }
+            return Ok(Parts { deleted: 0, is_whole });
         }
         outcomes => outcomes?,
     };
@@ -69,7 +95,8 @@ async fn delete_in_parts(
     if let [reason, ..] = reasons.as_slice() {
         warn_undeletable(refused, reason);
     }
-    Ok(outcomes.iter().filter(|outcome| **outcome == Settled::Recorded).count())
+    let count = |of: Settled| outcomes.iter().filter(|outcome| **outcome == of).count();
+    Ok(Parts { deleted: count(Settled::Recorded), is_whole: count(Settled::Untried) == 0 })
 }
 
 const DELETE: &str = "delete old events";

@@ -36,7 +36,7 @@ pub(super) struct InFlightEntry {
     pub(super) blocked: bool,
     /// The position of the row that has its id by now, and another `seq`: a replay, or the same id published again. That one is
     /// read when this event leaves the memory.
-    pub(super) repetition: Option<Position>,
+    pub(super) repetition: Option<Repetition>,
     /// Why its outcome cannot be recorded.
     pub(super) unwritable: Option<Box<Unwritable>>,
 }
@@ -101,6 +101,14 @@ impl HeavyKey {
     }
 }
 
+/// A row with the id of an event in memory that is another one, under whichever key; read again once that one has left.
+pub(super) struct Repetition {
+    pub(super) position: Position,
+    pub(super) shard: i16,
+    /// Empty: none.
+    pub(super) key: Box<str>,
+}
+
 #[derive(Default)]
 pub(super) struct Inner {
     pub(super) open: HashMap<i16, SessionId>,
@@ -147,10 +155,10 @@ impl Inner {
                 self.by_key.remove(key);
             }
         }
-        match (entry.repetition, &entry.key) {
-            (Some(_), Some(key)) => _ = self.keys_to_reread.insert(key.to_string()),
-            (Some(position), None) => self.rewind(entry.shard, position),
-            (None, _) => {}
+        match entry.repetition.as_ref() {
+            Some(Repetition { key, position, shard }) if key.is_empty() => self.rewind(*shard, *position),
+            Some(Repetition { key, .. }) => _ = self.keys_to_reread.insert(key.to_string()),
+            None => {}
         }
         Some(entry)
     }
@@ -161,10 +169,13 @@ impl Inner {
     }
 
     /// Notes such a row. It is not admitted, and precedes later events of its key.
-    pub(super) fn note_repetition(&mut self, id: Uuid, position: Position) {
-        let Some(entry) = self.events.get_mut(&id).filter(|entry| entry.position.seq != position.seq) else { return };
-        entry.repetition = Some(position);
-        if let Some(key) = entry.key.clone() {
+    pub(super) fn note_repetition(&mut self, id: Uuid, repetition: Repetition) {
+        let is_another = |entry: &&mut InFlightEntry| entry.position.seq != repetition.position.seq;
+        let Some(entry) = self.events.get_mut(&id).filter(is_another) else { return };
+        let key = entry.key.clone();
+        self.free.forget_key(&repetition.key);
+        entry.repetition = Some(repetition);
+        if let Some(key) = key {
             self.free.forget_key(&key);
         }
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 
-use super::entries::{InFlightEntry, Inner};
+use super::entries::{InFlightEntry, Inner, Repetition};
 use super::{DeliveryState, InFlight, SessionId};
 use crate::clock::BootInstant;
 use crate::fault_injection::{self, ProtocolRule};
@@ -188,7 +188,8 @@ impl Fetch {
                 continue;
             };
             if inner.events.contains_key(&row.id) {
-                inner.note_repetition(row.id, row.position);
+                let key = row.partition_key.as_str().into();
+                inner.note_repetition(row.id, Repetition { position: row.position, shard: row.shard, key });
                 continue;
             }
             if self.waits(&mut inner, &row, session, blockers) {
@@ -254,7 +255,8 @@ impl Fetch {
         }
         inner.note_blocked_key(key, row.shard);
         if let Some(blocker) = blocker {
-            inner.note_repetition(blocker.id, blocker.position);
+            let (position, shard) = (blocker.position, row.shard);
+            inner.note_repetition(blocker.id, Repetition { position, shard, key: key.into() });
         }
         if overtakes || blocker.is_some_and(|blocker| blocker.due && !inner.events.contains_key(&blocker.id)) {
             inner.keys_to_reread.insert(key.to_owned());

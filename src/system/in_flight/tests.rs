@@ -463,6 +463,22 @@ fn an_event_with_the_id_of_one_in_flight_waits_for_it_and_holds_its_key() {
 }
 
 #[test]
+fn an_event_with_the_id_of_one_in_flight_holds_its_own_key_if_that_is_another() {
+    let in_flight = in_flight();
+    let (first, mut again, later) = (row(1, "k"), row(2, "k2"), row(3, "k2"));
+    again.id = first.id;
+    let mut delivery = admit_one(&in_flight, &first);
+    delivery.accept();
+    assert!(admit(&in_flight, &[&again]).is_empty());
+    let questions = in_flight.begin_fetch().questions(&rows(&[&later]), BootInstant::now(), true);
+    assert_eq!(questions.len(), 1, "its key is not known to be free");
+    assert!(admit_behind(&in_flight, &again, true, &later).is_empty());
+    delivery.settled(false);
+    assert_eq!(keys_to_reread(&in_flight, 10), ["k2"]);
+    assert_eq!(ids(&admit(&in_flight, &[&again, &later])), [again.id, later.id]);
+}
+
+#[test]
 fn an_event_without_a_key_is_read_again_once_the_one_with_its_id_has_left_the_memory() {
     let in_flight = in_flight();
     let first = row(1, "");

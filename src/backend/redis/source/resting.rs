@@ -15,6 +15,9 @@ use crate::backend::event_source::{EventSource, SourceUnavailable};
 /// How long such a stream is left alone after each refusal.
 const REST: Duration = Duration::from_secs(2);
 
+/// A stream that is read is asked again within this time after its rest.
+const ASKED_WITHIN: Duration = Duration::from_secs(30);
+
 /// The streams that refused a call, by their numbers.
 #[derive(Default)]
 pub(super) struct Resting(Mutex<BTreeMap<usize, Refusal>>);
@@ -51,9 +54,12 @@ impl Resting {
         }
     }
 
-    /// Why one of them is not read.
+    /// Why one of them is not read. A stream that refuses is asked again after each rest, unless another consumer has it now.
     pub(super) fn reason(&self) -> Option<SourceUnavailable> {
-        self.streams().first_key_value().map(|(_, refusal)| refusal.reason.clone())
+        let asked_since = Instant::now() - ASKED_WITHIN;
+        let streams = self.streams();
+        let refusal = streams.values().find(|refusal| refusal.until > asked_since)?;
+        Some(refusal.reason.clone())
     }
 }
 

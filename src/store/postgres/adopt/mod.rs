@@ -16,6 +16,7 @@ mod check;
 mod session;
 mod task;
 
+use session::UPGRADE_WAIT;
 pub(super) use session::{AdoptSession, transaction};
 use task::{Index, Task};
 
@@ -50,38 +51,55 @@ pub(super) async fn adopt(target: &Target, client: &SchemaClient, watch: &Progre
     Ok(plan)
 }
 
-/// The steps of [`build_indexes`].
-pub(super) async fn plan_indexes(
+/// An index that takes the place of another one, on a table in use.
+pub(super) struct Replaced {
+    /// The statement that creates the new one.
+    pub(super) by: &'static str,
+    /// The name of the old one.
+    pub(super) name: &'static str,
+}
+
+/// The steps of [`replace_indexes`].
+pub(super) async fn plan_replaced(
     target: &Target,
     client: &SchemaClient,
-    indexes: &[&'static str],
+    indexes: &[&Replaced],
 ) -> Result<Vec<MigrationStep>> {
-    if indexes.is_empty() {
-        return Ok(Vec::new());
-    }
-    let failed = |error: Error| target.driver_error("migrate", &error);
-    let size = catalog::size(client).await.map_err(failed)?;
-    let tasks = missing_indexes(client, indexes.iter().copied(), size).await.map_err(failed)?;
+    let tasks = list_replaced(target, client, indexes).await?;
     Ok(tasks.iter().map(|task| task.step(client.schema())).collect())
 }
 
-/// Builds the indexes that are missing while others write to the table; returns the steps.
-pub(super) async fn build_indexes(
+/// Builds the new indexes and drops the old ones while others write to the table; returns the steps.
+pub(super) async fn replace_indexes(
     target: &Target,
     client: &SchemaClient,
-    indexes: &[&'static str],
+    indexes: &[&Replaced],
     watch: &ProgressFn,
 ) -> Result<Vec<MigrationStep>> {
     if indexes.is_empty() {
         return Ok(Vec::new());
     }
-    let failed = |error: Error| target.driver_error("migrate", &error);
-    let session = AdoptSession::begin(target, client).await?;
-    let size = catalog::size(client).await.map_err(failed)?;
-    let tasks = missing_indexes(client, indexes.iter().copied(), size).await.map_err(failed)?;
+    let session = AdoptSession::begin_within(UPGRADE_WAIT, target, client).await?;
+    let tasks = list_replaced(target, client, indexes).await?;
     run(&tasks, &session, watch).await?;
     session.end().await?;
     Ok(tasks.iter().map(|task| task.step(client.schema())).collect())
+}
+
+async fn list_replaced(target: &Target, client: &SchemaClient, indexes: &[&Replaced]) -> Result<Vec<Task>> {
+    if indexes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let failed = |error: Error| target.driver_error("migrate", &error);
+    let size = catalog::size(client).await.map_err(failed)?;
+    let statements = indexes.iter().map(|index| index.by);
+    let mut tasks = missing_indexes(client, statements, size).await.map_err(failed)?;
+    for index in indexes {
+        if catalog::is_built(client, index.name).await.map_err(failed)? {
+            tasks.push(Task::DropIndex(index.name));
+        }
+    }
+    Ok(tasks)
 }
 
 /// Runs tasks; returns the number of events that they reset from `processing`.

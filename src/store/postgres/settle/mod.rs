@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 pub(super) use self::connection::SettlePool;
 pub(super) use self::deleted::record_and_delete;
-pub(super) use self::divide::divide;
+pub(super) use self::divide::{MAX_STATEMENTS, divide};
 pub(super) use self::rescheduled::{found as rejection, kept_error, rescheduled};
 pub(super) use self::routed::routed;
 use super::{PostgresStore, Result};
