@@ -250,17 +250,19 @@ impl TestOutbox {
         }
         let has_list = self.number("SELECT (to_regclass('written') IS NOT NULL)::int::bigint").await == 1;
         let events = if has_list { "written" } else { "outbox_events" };
-        let statement = format!("SELECT id::text, partition_key FROM {events} ORDER BY scheduled_at, seq");
+        let statement = format!("SELECT id::text, partition_key, seq FROM {events} ORDER BY scheduled_at, seq");
         let rows = self.sql().await.query(&statement, &[]).await.unwrap();
         let (mut lost, mut twice, mut disordered) = (Vec::new(), Vec::new(), Vec::new());
-        let mut latest: HashMap<String, usize> = HashMap::new();
+        let mut latest: HashMap<String, (usize, i64)> = HashMap::new();
         for row in &rows {
-            let (id, key): (String, String) = (row.get(0), row.get(1));
+            let (id, key, seq): (String, String, Option<i64>) = (row.get(0), row.get(1), row.get(2));
+            let seq = seq.unwrap_or(0);
             match places.remove(id.as_str()).as_deref() {
                 None => lost.push(id),
-                Some([place]) => {
-                    if !key.is_empty() && latest.insert(key, *place).is_some_and(|before| before > *place) {
-                        disordered.push(id);
+                Some(&[place]) => {
+                    let before = if key.is_empty() { None } else { latest.insert(key.clone(), (place, seq)) };
+                    if let Some((other, earlier)) = before.filter(|(other, _)| *other > place) {
+                        disordered.push(format!("{key}: {seq} at {place}, after it {earlier} at {other}"));
                     }
                 }
                 Some(_) => twice.push(id),
@@ -270,9 +272,9 @@ impl TestOutbox {
         assert!(twice.is_empty(), "{} of {} events came twice: {:?} …", twice.len(), rows.len(), twice.first());
         assert!(
             disordered.is_empty(),
-            "{} events came before earlier ones: {:?} …",
+            "{} events came before earlier ones: {:#?} …",
             disordered.len(),
-            disordered.first()
+            &disordered[..disordered.len().min(20)]
         );
         assert!(places.is_empty(), "{} entries are not events of this outbox", places.len());
     }
