@@ -254,6 +254,8 @@ impl TestOutbox {
         let rows = self.sql().await.query(&statement, &[]).await.unwrap();
         let (mut lost, mut twice, mut disordered) = (Vec::new(), Vec::new(), Vec::new());
         let mut latest: HashMap<String, (usize, i64)> = HashMap::new();
+        let mut of_keys: HashMap<String, Vec<String>> = HashMap::new();
+        let mut first = None;
         for row in &rows {
             let (id, key, seq): (String, String, Option<i64>) = (row.get(0), row.get(1), row.get(2));
             let seq = seq.unwrap_or(0);
@@ -261,8 +263,10 @@ impl TestOutbox {
                 None => lost.push(id),
                 Some(&[place]) => {
                     let before = if key.is_empty() { None } else { latest.insert(key.clone(), (place, seq)) };
+                    of_keys.entry(key.clone()).or_default().push(format!("{seq} at {place}"));
                     if let Some((other, earlier)) = before.filter(|(other, _)| *other > place) {
                         disordered.push(format!("{key}: {seq} at {place}, after it {earlier} at {other}"));
+                        first.get_or_insert(key);
                     }
                 }
                 Some(_) => twice.push(id),
@@ -272,9 +276,10 @@ impl TestOutbox {
         assert!(twice.is_empty(), "{} of {} events came twice: {:?} …", twice.len(), rows.len(), twice.first());
         assert!(
             disordered.is_empty(),
-            "{} events came before earlier ones: {:#?} …",
+            "{} events came before earlier ones: {:#?} …; all of the first key: {}",
             disordered.len(),
-            &disordered[..disordered.len().min(20)]
+            &disordered[..disordered.len().min(20)],
+            first.and_then(|key| of_keys.remove(&key)).unwrap_or_default().join(", ")
         );
         assert!(places.is_empty(), "{} entries are not events of this outbox", places.len());
     }
