@@ -106,3 +106,27 @@ async fn a_held_key_with_many_events_hides_no_late_event_and_is_sent_in_order_on
     test.assert_delivered().await;
     assert_eq!(test.length().await, 5_005);
 }
+
+/// A worker reads from a little before its cursor. Here more events are before it than one fetch reads.
+#[tokio::test]
+async fn events_committed_a_little_before_a_cursor_precede_those_behind_it() {
+    let test = TestOutbox::new().await;
+    let sql = test.sql().await;
+    let _worker = test.worker(&test.settings().write(), "worker");
+    test.wait_owners(&["worker"]).await;
+    let key_of_its_shard = "SELECT 'cursor-' || n FROM generate_series(1, 10000) n, gen_random_uuid() id
+        WHERE outbox_shard('cursor-' || n, id) = outbox_shard($1, id) LIMIT 1";
+    let write = "INSERT INTO outbox_events (id, event_type, source, partition_key, scheduled_at)
+        SELECT gen_random_uuid(), 'thing.happened', 'tests', $1,
+            (SELECT coalesce(max(scheduled_at), clock_timestamp()) FROM outbox_events) + interval '30 us' * ($2 + n)
+        FROM generate_series(1, $3::int) n";
+    for round in 0..5 {
+        let key = format!("key-{round}");
+        let other: String = sql.query_one(key_of_its_shard, &[&key]).await.unwrap().get(0);
+        sql.execute(write, &[&other, &0_i32, &1_i32]).await.unwrap();
+        test.wait_published().await;
+        sql.execute(write, &[&key, &-400_i32, &800_i32]).await.unwrap();
+        test.wait_published().await;
+    }
+    test.assert_delivered().await;
+}

@@ -6,8 +6,9 @@
 //!
 //! - an event that was visible too, behind the cursor: the query covered it, so it was in flight. If it is released or rejected,
 //!   the key is forgotten, and with its shard's session all keys are;
-//! - an event that was visible too, in front of the cursor: fetches return it in order. They do not return retries and failed
-//!   events so: while the lane has any, no key counts as free;
+//! - an event that was visible too, in front of the cursor: fetches return it in order, because the cursor is never beyond an
+//!   event that a fetch left out. They do not return retries and failed events so: while the lane has any, no key counts as
+//!   free;
 //! - an event that was not: it was written, moved or retried after this one was committed, and within the moment. A faster
 //!   worker would have sent this one before.
 

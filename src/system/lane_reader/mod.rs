@@ -383,14 +383,20 @@ impl LaneReader {
             // Nothing precedes the clock: events that are committed there later are for the sweep.
             let nothing =
                 answer.clock.filter(|_| !answer.cut_short).map(|at| Position { scheduled_at: at, seq: i64::MIN });
-            let (count, last) = found.get(&range.shard).copied().unwrap_or((0, nothing.unwrap_or(state.cursor)));
-            let more = answer.cut_short || count >= range.limit;
+            let (count, last) = found.get(&range.shard).copied().unzip();
+            if answer.cut_short || count.unwrap_or(0) >= range.limit {
+                match last {
+                    // Also back: reading began before the cursor and may have ended there.
+                    Some(last) => (state.full, state.cursor) = (true, last),
+                    None => state.must_read = true,
+                }
+                continue;
+            }
             match range.to {
                 None => {
-                    (state.full, state.cursor) = (more, state.cursor.max(last));
-                    state.parts = if more { state.parts } else { ShardParts::default() };
+                    (state.full, state.cursor) = (false, state.cursor.max(last.or(nothing).unwrap_or(state.cursor)));
+                    state.parts = ShardParts::default();
                 }
-                Some(_) if more => state.cursor = state.cursor.max(last),
                 Some(end) => {
                     state.cursor = state.cursor.max(end);
                     state.parts.passed(now.since(plan.began));

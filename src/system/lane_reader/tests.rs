@@ -118,7 +118,27 @@ impl Model {
         let answer = self.table.answer(&plan, cut_after.min(plan.most));
         self.now = self.now.after(Duration::from_millis(1));
         self.cursor.advance(&plan, &answer, self.now);
+        if !plan.is_sweep() {
+            self.assert_read_to_the_cursors(&plan, &answer);
+        }
         answer
+    }
+
+    /// What was in a range, and is behind its cursor now, was read.
+    fn assert_read_to_the_cursors(&self, plan: &FetchPlan, answer: &FetchResult) {
+        for range in &plan.ranges {
+            let state = &self.cursor.shards[&range.shard];
+            // A shard that the fetch did not reach is read again from the same position.
+            let behind = |row: &&FetchedRow| {
+                !state.must_read
+                    && row.shard == range.shard
+                    && range.from < row.position
+                    && row.position <= state.cursor
+            };
+            let is_read = |row: &FetchedRow| answer.rows.iter().any(|read| read.id == row.id);
+            let left = self.table.rows.iter().filter(behind).find(|row| !is_read(row));
+            assert!(left.is_none(), "{:?} was passed over", left.map(|row| row.position));
+        }
     }
 
     fn take(&mut self, step: Step) {
