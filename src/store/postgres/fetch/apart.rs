@@ -83,7 +83,6 @@ async fn read_bare(store: &PostgresStore, request: &FetchRequest) -> Result<(Opt
                     let found = Statement::<Bare>::new(false, sql, values).load::<BareRow>(conn).await?;
                     rows.extend(found.into_iter().map(|row| without_event(row, in_range)));
                 }
-                rows.truncate(request.max_events);
                 Ok((Some(now), rows))
             }
             .boxed()
