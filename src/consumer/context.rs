@@ -24,7 +24,10 @@ pub(super) enum Call {
     Renewing,
     Leasing,
     HandingOver,
-    SettingAside,
+    /// Entries of one stream: each may refuse it.
+    SettingAside {
+        stream: usize,
+    },
 }
 
 impl fmt::Display for Call {
@@ -36,7 +39,7 @@ impl fmt::Display for Call {
             Self::ReadingPartitions => "reading partitions",
             Self::Leasing => "renewing the leases of partitions",
             Self::HandingOver => "handing partitions over",
-            Self::SettingAside => "setting entries aside",
+            Self::SettingAside { .. } => "setting entries aside",
         })
     }
 }
@@ -200,6 +203,11 @@ impl ConsumerContext {
     pub(super) fn trouble(&self) -> Option<String> {
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         trouble.first_key_value().map(|(call, reason)| format!("{call} failed: {reason}"))
+    }
+
+    /// Forgets why a call failed: there is nothing more to call for.
+    pub(super) fn forget_trouble(&self, call: Call) {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).remove(&call);
     }
 
     /// Notes the outcome of a call, and logs when it changes.

@@ -294,15 +294,17 @@ impl Delivery {
 
 async fn set_aside(context: &ConsumerContext, lease: Option<LeaseId>, letter: DeadLetter) -> Ending {
     let mut failures = 0;
+    let call = Call::SettingAside { stream: letter.entry.stream };
     loop {
         if context.hold(letter.entry, lease) == Hold::Lost {
+            context.forget_trouble(call);
             return Ending::Lost;
         }
         let (outcome, is_refused) = match context.source.set_aside(&letter).await {
             Ok(SetAside::Refused(reason)) => (Err(reason), true),
             outcome => (outcome, false),
         };
-        context.note(Call::SettingAside, &outcome);
+        context.note(call, &outcome);
         match outcome {
             Ok(SetAside::Lost | SetAside::Refused(_)) => return Ending::Lost,
             Ok(SetAside::Moved) => {

@@ -117,6 +117,29 @@ async fn a_stream_whose_dead_letters_are_refused_rests_alone() {
 }
 
 #[actix::test]
+async fn a_stream_that_takes_dead_letters_hides_no_other_that_refuses_them() {
+    let (mut broken, mut other) = pair().await;
+    let (dead, other_dead) = (broken.dead(), other.dead());
+    let _: () = ::redis::cmd("SET").arg(&[&dead, "another type"]).query_async(&mut broken.connection).await.unwrap();
+    broken.add([1], "").await;
+    let notes = Notes::default();
+    let builder = broken.builder("mailer-1", |settings| settings.streams.push(other.name.clone()));
+    let handler = notes.handler(|_| Err(HandlerError::permanent("no")));
+    let consumer = builder.subscribe(handler).start().await.unwrap();
+    eventually("the refusal is known", PATIENCE, async || consumer.health().source.is_err()).await;
+    for seq in 2..10 {
+        other.add([seq], "").await;
+        let letters = usize::try_from(seq).unwrap() - 1;
+        let is_moved = async || redis::length(&mut other.connection.clone(), &other_dead).await == letters;
+        eventually("it is a dead letter", PATIENCE, is_moved).await;
+        assert!(consumer.health().source.unwrap_err().contains("WRONGTYPE"));
+    }
+    let _: usize = ::redis::cmd("DEL").arg(&dead).query_async(&mut broken.connection).await.unwrap();
+    eventually("it is well again", PATIENCE, async || consumer.health().is_ok()).await;
+    consumer.shutdown().await.unwrap();
+}
+
+#[actix::test]
 async fn ids_that_wait_behind_a_refused_entry_keep_no_other_stream_from_being_read() {
     let (mut broken, mut other) = pair().await;
     let dead = broken.dead();
