@@ -265,6 +265,26 @@ macro_rules! instantiate {
     };
 }
 
+/// The tests of the roles that MariaDB has.
+#[cfg(feature = "mysql")]
+mod mysql {
+    instantiate! { @tests crate::store::mysql::fixture::MysqlFixture;
+        writing::a_database_without_tables_is_named_as_such,
+        writing::a_dry_run_of_migrating_lists_the_statements_and_changes_nothing,
+        writing::events_that_differ_in_everything_are_stored_as_each_says,
+        writing::events_that_have_all_but_themselves_in_common_are_stored_as_they_say,
+        writing::an_id_that_is_given_twice_or_was_there_is_one_event,
+        writing::an_id_that_is_there_returns_what_is_stored_under_it,
+        writing::the_same_content_again_is_the_stored_event_however_it_is_written,
+        writing::an_id_with_other_content_is_refused_and_the_first_difference_named,
+        writing::an_id_conflict_fails_a_whole_batch_but_only_one_of_separate_events,
+        writing::an_event_that_names_no_backend_is_the_one_that_a_route_gave_one,
+        writing::every_row_draws_its_own_seq,
+        inbox::the_inbox_is_made_alone_and_once,
+        inbox::the_outbox_does_not_need_an_inbox_and_leaves_one_alone,
+        inbox::a_table_of_another_shape_is_no_inbox,
+    }
+}
 #[cfg(feature = "sqlite")]
 instantiate!(sqlite, crate::store::sqlite::fixture::SqliteFixture);
 #[cfg(feature = "postgres")]

@@ -68,6 +68,8 @@ mod json_equality;
 mod lease;
 mod maintenance;
 pub(crate) mod migrate;
+#[cfg(feature = "mysql")]
+pub(crate) mod mysql;
 mod notify;
 mod pause;
 #[cfg(feature = "postgres")]
@@ -99,10 +101,13 @@ pub(crate) fn connect(settings: &DatabaseSettings) -> std::result::Result<Arc<dy
             let target = postgres::Target::from_settings(settings).map_err(wrong)?;
             Ok(Arc::new(postgres::PostgresStore::new(target, settings.connections)?))
         }
+        #[cfg(feature = "mysql")]
+        Some("mysql" | "mariadb") => Ok(Arc::new(mysql::MysqlStore::new(settings).map_err(wrong)?)),
         #[cfg(feature = "sqlite")]
         Some("sqlite") => Ok(Arc::new(sqlite::SqliteStore::connect(&url)?)),
         _ => {
-            Err(wrong("is neither a postgres:// nor a sqlite:// URL that this program was built for".to_owned()).into())
+            Err(wrong("is not a postgres://, mysql:// or sqlite:// URL that this program was built for".to_owned())
+                .into())
         }
     }
 }

@@ -10,6 +10,8 @@ mod table;
 #[cfg(feature = "inbox")]
 pub(crate) use self::note::{Note, NoteMany, forget, note};
 pub(crate) use self::query::TextQueries;
+#[cfg(feature = "mysql")]
+pub(crate) use self::table::MYSQL_TABLE;
 #[cfg(feature = "postgres")]
 pub(crate) use self::table::POSTGRES_TABLE;
 #[cfg(feature = "sqlite")]
