@@ -6,7 +6,7 @@ CREATE TABLE IF NOT EXISTS outbox_migrations (
     applied_at datetime(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6))
 );
 
--- Every row draws its `seq` when it is inserted, whoever inserts it. The last columns are what the indexes need: an index has
+-- Every row draws its `seq` when it is inserted, by any writer. The last columns are what the indexes need: an index has
 -- no condition, but rows whose column is NULL are all in one part of it, which no query reads.
 CREATE TABLE IF NOT EXISTS outbox_events (
     id {uuid} NOT NULL PRIMARY KEY,

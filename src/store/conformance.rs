@@ -271,6 +271,8 @@ mod mysql {
     instantiate! { @tests crate::store::mysql::fixture::MysqlFixture;
         writing::a_database_without_tables_is_named_as_such,
         writing::a_dry_run_of_migrating_lists_the_statements_and_changes_nothing,
+        writing::migrating_twice_changes_nothing,
+        writing::events_come_back_as_stored_in_the_order_given,
         writing::events_that_differ_in_everything_are_stored_as_each_says,
         writing::events_that_have_all_but_themselves_in_common_are_stored_as_they_say,
         writing::an_id_that_is_given_twice_or_was_there_is_one_event,
@@ -279,6 +281,9 @@ mod mysql {
         writing::an_id_with_other_content_is_refused_and_the_first_difference_named,
         writing::an_id_conflict_fails_a_whole_batch_but_only_one_of_separate_events,
         writing::an_event_that_names_no_backend_is_the_one_that_a_route_gave_one,
+        writing::a_rolled_back_transaction_leaves_no_event,
+        writing::an_event_committed_late_is_found_from_the_start,
+        writing::a_keyed_event_committed_late_blocks_the_later_ones,
         writing::every_row_draws_its_own_seq,
         inbox::the_inbox_is_made_alone_and_once,
         inbox::the_outbox_does_not_need_an_inbox_and_leaves_one_alone,

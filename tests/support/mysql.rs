@@ -242,7 +242,7 @@ fn unprivileged(program: &str) -> Command {
     command
 }
 
-/// The user and group to use instead of root: `mysql` if it exists, else `nobody`.
+/// The user and group to use instead of root.
 fn user() -> Option<(u32, u32)> {
     if !geteuid().is_root() {
         return None;

@@ -75,11 +75,6 @@ impl Failure {
         }
     }
 
-    /// Whether it is unknown what was executed.
-    pub(super) fn is_doubt(&self) -> bool {
-        matches!(self.kind, FailureKind::Lost | FailureKind::Late)
-    }
-
     /// `target` is the database's address without its password.
     pub(super) fn into_store_error(self, target: &str, operation: &'static str) -> StoreError {
         let (reason, target) = (self.reason, target.to_owned());

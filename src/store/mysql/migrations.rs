@@ -24,7 +24,7 @@ const MIGRATIONS: [Migration; 4] = [
 const LOCK: &str = "SELECT GET_LOCK(CONCAT('outbox ', SHA1(DATABASE())), 5)";
 const UNLOCK: &str = "DO RELEASE_LOCK(CONCAT('outbox ', SHA1(DATABASE())))";
 
-/// What is to be done in a database.
+/// The work of a migration in one database.
 pub(super) struct Pending {
     server: Server,
     migrations: Vec<&'static Migration>,

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{MysqlStore, SHARDS, admin};
+use super::session::on_session;
+use super::{MysqlStore, SHARDS, admin, fetch, row};
 use crate::error::StoreError;
 use crate::event::{OutboxEvent, Status};
 use crate::store::{
@@ -56,12 +57,12 @@ impl DispatchStore for MysqlStore {
         SHARDS
     }
 
-    async fn fetch(&self, _: &FetchRequest) -> Result<FetchResult> {
-        Err(missing("fetch"))
+    async fn fetch(&self, request: &FetchRequest) -> Result<FetchResult> {
+        on_session!(self.pool, "fetch due events", |session| fetch::fetch(session, request))
     }
 
-    async fn blockers(&self, _: &str, _: bool, _: &[PredecessorQuery]) -> Result<Blockers> {
-        Err(missing("blockers"))
+    async fn blockers(&self, lane: &str, failed_blocks: bool, questions: &[PredecessorQuery]) -> Result<Blockers> {
+        on_session!(self.pool, "find blockers", |session| fetch::find_blockers(session, lane, failed_blocks, questions))
     }
 
     async fn mark_failed_as_sent(&self, _: &[(Uuid, i64)]) -> Result<Vec<Settled>> {
@@ -181,16 +182,16 @@ impl AdminStore for MysqlStore {
         Err(missing("scan"))
     }
 
-    async fn load(&self, _: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
-        Err(missing("load"))
+    async fn load(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
+        admin::load(&self.pool, row::COLUMNS, ids).await
     }
 
-    async fn load_without_data(&self, _: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
-        Err(missing("load_without_data"))
+    async fn load_without_data(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
+        admin::load(&self.pool, row::COLUMNS_WITHOUT_DATA, ids).await
     }
 
-    async fn load_checked(&self, _: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
-        Err(missing("load_checked"))
+    async fn load_checked(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
+        admin::load(&self.pool, row::COLUMNS_WITH_DATA_CHECKED, ids).await
     }
 
     async fn data_part(&self, _: Uuid, _: i32, _: i32) -> Result<Option<DataPart>> {

@@ -7,6 +7,7 @@ mod application;
 mod clock;
 mod diagnosis;
 mod error;
+mod fetch;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod inbox;
@@ -21,6 +22,8 @@ mod session;
 mod statement;
 #[cfg(feature = "testing")]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub(crate) use self::address::Address;

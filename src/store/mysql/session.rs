@@ -8,6 +8,7 @@ use diesel::mysql::Mysql;
 use diesel::query_builder::{QueryFragment, QueryId};
 use diesel_async::methods::LoadQuery;
 use diesel_async::{AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection};
+use futures_util::TryStreamExt;
 use tokio::sync::SemaphorePermit;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
@@ -55,6 +56,31 @@ impl<'a> Session<'a> {
     {
         let was_clean = self.begin_statement();
         let answer = timeout(ANSWER_LIMIT, query.load(self.connection()?)).await;
+        self.end_statement(answer, was_clean).await
+    }
+
+    /// Passes on the rows of a query until `take` wants no more; the others are not kept.
+    pub(super) async fn load_while<'q, Q, U>(
+        &mut self,
+        query: Q,
+        mut take: impl FnMut(U) -> bool + Send,
+    ) -> Result<(), Failure>
+    where
+        U: Send,
+        Q: LoadQuery<'q, AsyncMysqlConnection, U> + Send + 'q,
+    {
+        let was_clean = self.begin_statement();
+        let connection = self.connection()?;
+        let reading = async {
+            let mut rows = std::pin::pin!(query.load_stream::<U>(connection).await?);
+            while let Some(row) = rows.try_next().await? {
+                if !take(row) {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        let answer = timeout(ANSWER_LIMIT, reading).await;
         self.end_statement(answer, was_clean).await
     }
 
@@ -133,7 +159,7 @@ impl<'a> Session<'a> {
         failure.into_store_error(&self.pool.address.shown, self.operation)
     }
 
-    /// Ends a transaction by what it came to. `None`: it was rolled back and is to be tried again.
+    /// Ends a transaction by what it came to. `None`: it was rolled back; try it again.
     pub(super) async fn end<T>(&mut self, ended: Result<T, Failure>, tries: &mut Tries) -> Result<Option<T>> {
         let failure = match ended {
             Ok(value) => match self.commit().await {

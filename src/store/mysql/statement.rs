@@ -41,7 +41,7 @@ impl<Rows> Statement<Rows> {
     }
 }
 
-/// `(?, ?, …)`, for a list of so many values; at most 65535 are in a statement.
+/// `(?, ?, …)`, for a list of this many values. A statement has at most 65535.
 pub(super) fn list(count: usize) -> String {
     let mut text = String::from("(?");
     (1..count).for_each(|_| text.push_str(", ?"));
