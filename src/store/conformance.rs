@@ -265,7 +265,7 @@ macro_rules! instantiate {
     };
 }
 
-/// The tests of the roles that MariaDB has.
+/// The tests of the roles that MariaDB has. Every row has its `seq`, so there is none without a place.
 #[cfg(feature = "mysql")]
 mod mysql {
     instantiate! { @tests crate::store::mysql::fixture::MysqlFixture;
@@ -285,9 +285,38 @@ mod mysql {
         writing::an_event_committed_late_is_found_from_the_start,
         writing::a_keyed_event_committed_late_blocks_the_later_ones,
         writing::every_row_draws_its_own_seq,
+        reading::due_events_come_in_the_order_of_their_schedule,
+        reading::an_event_is_read_only_when_its_time_has_come,
+        reading::a_range_excludes_both_its_ends_and_keeps_its_limit,
+        reading::a_range_leaves_out_the_events_of_some_keys_and_its_limit_counts_the_others,
+        reading::lanes_are_read_apart,
+        reading::a_retry_is_read_only_when_it_is_due,
+        reading::a_retry_without_a_time_is_due_and_stops_nobody,
+        reading::a_key_is_read_from_its_start_up_to_a_limit,
+        reading::a_key_is_read_from_a_place_on,
+        reading::reading_stops_at_the_most_events_of_all_kinds_together,
+        reading::reading_stops_at_the_byte_budget_but_not_before_one_event,
+        reading::an_oversize_event_comes_back_with_the_reason,
+        reading::a_row_that_is_no_event_comes_back_with_the_reason_beside_the_others,
+        reading::what_is_settled_is_not_read_again,
+        reading::only_what_is_not_recorded_as_published_is_unrecorded,
+        order::the_first_unsettled_event_of_the_key_blocks,
+        order::what_stands_before_the_place_asked_from_does_not_count,
+        order::events_in_flight_and_later_ones_do_not_block,
+        order::a_retry_blocks_and_says_whether_it_is_due,
+        order::a_failed_event_blocks_only_where_it_holds_its_key,
+        order::a_key_is_ordered_within_its_lane_alone,
+        order::nothing_is_due_in_an_empty_lane_or_before_the_time,
+        order::a_due_retry_is_due,
+        order::one_question_tells_the_lanes_in_which_something_is_due,
+        order::a_retry_without_a_time_is_due_by_its_schedule,
+        order::what_waits_behind_a_retry_is_not_due,
+        order::what_waits_behind_a_pending_event_of_a_later_time_is_not_due,
+        order::what_waits_behind_a_failed_event_is_due_unless_the_lane_holds,
         inbox::the_inbox_is_made_alone_and_once,
         inbox::the_outbox_does_not_need_an_inbox_and_leaves_one_alone,
         inbox::a_table_of_another_shape_is_no_inbox,
+        inbox::old_notes_are_deleted_in_small_batches_and_new_ones_stay,
     }
 }
 #[cfg(feature = "sqlite")]

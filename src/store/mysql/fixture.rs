@@ -39,7 +39,7 @@ impl Fixture for MysqlFixture {
     }
 
     async fn number(&self, sql: &str) -> i64 {
-        let sql = sql.replace("::bigint", "");
+        let sql = sql.replace("AS bigint", "AS signed");
         let number: Option<i64> = self.database.connect().await.query_first(&sql).await.unwrap();
         number.unwrap_or_else(|| panic!("no row: {sql}"))
     }

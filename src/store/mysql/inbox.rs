@@ -1,13 +1,16 @@
 //! The inbox's table, next to the outbox's or in a database without an outbox.
 
+use std::time::Duration;
+
 use super::MysqlStore;
 use super::error::Failure;
 use super::server::Server;
-use super::session::Session;
+use super::session::{Session, on_session};
+use super::statement::Statement;
 use crate::error::StoreError;
 use crate::publish::Dialect;
 use crate::store::Result;
-use crate::store::inbox::{MYSQL_TABLE, exists, find};
+use crate::store::inbox::{MYSQL_TABLE, exists, find, missing};
 use crate::store::migrate::{MigrationPlan, MigrationStep, statements};
 
 const MIGRATE: &str = "migrate the inbox";
@@ -29,6 +32,21 @@ impl MysqlStore {
             }
         }
         Ok(plan)
+    }
+
+    /// Deletes a small batch of notes that are older than this; returns how many.
+    pub(super) async fn delete_notes(&self, kept: Duration) -> Result<usize> {
+        const DELETE: &str = "DELETE FROM outbox_inbox WHERE handled_at < UTC_TIMESTAMP(6) - INTERVAL ? SECOND \
+            ORDER BY handled_at LIMIT 1000";
+        let seconds = i64::try_from(kept.as_secs()).unwrap_or(i64::MAX);
+        let statement = || Statement::<()>::new(DELETE, [seconds.into()]);
+        let deleted: Result<usize> =
+            async { on_session!(self.pool, "delete old notes of the inbox", |session| session.execute(statement())) }
+                .await;
+        deleted.map_err(|error| match error {
+            StoreError::NotMigrated { .. } => missing(&*self.pool.address.shown),
+            error => error,
+        })
     }
 
     async fn find_inbox_steps(&self, session: &mut Session<'_>) -> Result<MigrationPlan> {

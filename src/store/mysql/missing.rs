@@ -69,8 +69,8 @@ impl DispatchStore for MysqlStore {
         Err(missing("mark_failed_as_sent"))
     }
 
-    async fn find_unsettled(&self, _: &str, _: &[(Uuid, i64)]) -> Result<Vec<FetchedRow>> {
-        Err(missing("find_unsettled"))
+    async fn find_unsettled(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<FetchedRow>> {
+        on_session!(self.pool, "find unsettled events", |session| fetch::find_unsettled(session, lane, sent))
     }
 
     async fn settle_published(&self, _: &[Acceptance], _: Care) -> Result<Vec<SettledEvent>> {
@@ -89,12 +89,12 @@ impl DispatchStore for MysqlStore {
         Err(missing("raise_epoch"))
     }
 
-    async fn due_lanes(&self, _: &[(LaneName, Vec<i16>)]) -> Result<DueLanes> {
-        Err(missing("due_lanes"))
+    async fn due_lanes(&self, lanes: &[(LaneName, Vec<i16>)]) -> Result<DueLanes> {
+        on_session!(self.pool, "find lanes with due events", |session| fetch::due_lanes(session, lanes))
     }
 
-    async fn has_due(&self, _: &[LaneName], _: &[LaneName]) -> Result<bool> {
-        Err(missing("has_due"))
+    async fn has_due(&self, lanes: &[LaneName], failed_blocks: &[LaneName]) -> Result<bool> {
+        on_session!(self.pool, "check for due events", |session| fetch::has_due(session, lanes, failed_blocks))
     }
 }
 
@@ -155,8 +155,8 @@ impl MaintenanceStore for MysqlStore {
         Err(missing("delete_old_audit"))
     }
 
-    async fn delete_handled(&self, _: Duration) -> Result<usize> {
-        Err(missing("delete_handled"))
+    async fn delete_handled(&self, kept: Duration) -> Result<usize> {
+        self.delete_notes(kept).await
     }
 
     async fn add_to_history(&self, _: &[(String, OutcomeCounts)]) -> Result<()> {

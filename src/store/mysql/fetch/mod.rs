@@ -3,15 +3,17 @@
 //! clock, `SYSDATE`, a condition bounds no range.
 
 mod blockers;
+mod due;
 mod position;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use diesel::sql_types::BigInt;
 use uuid::Uuid;
 
 pub(super) use self::blockers::find_blockers;
+pub(super) use self::due::{due_lanes, has_due};
 use self::position::{after, before, position};
 use super::clock::micros;
 use super::error::Failure;
@@ -44,6 +46,31 @@ pub(super) async fn fetch(session: &mut Session<'_>, request: &FetchRequest) -> 
     }
     Ok(reading.answer)
 }
+
+/// Those rows of a journal that the database has not recorded as published.
+pub(super) async fn find_unsettled(
+    session: &mut Session<'_>,
+    lane: &str,
+    sent: &[(Uuid, i64)],
+) -> Result<Vec<FetchedRow>, Failure> {
+    let seqs: HashMap<Uuid, i64> = sent.iter().copied().collect();
+    let mut unsettled = Vec::new();
+    for part in sent.chunks(MOST_IDS) {
+        let sql = format!(
+            "SELECT e.shard, {COLUMNS} FROM outbox_events e WHERE e.id IN {} AND e.published_at IS NULL \
+             AND e.publisher_backend = ?",
+            list(part.len())
+        );
+        let ids = part.iter().map(|(id, _)| Value::from(*id));
+        let query = Statement::<Placed>::built(sql, ids.chain([lane.into()]).collect::<Vec<_>>());
+        let rows = session.load::<_, PlacedRow>(query).await?.into_iter().map(|(shard, row)| to_fetched(shard, row));
+        unsettled.extend(rows.filter(|row| seqs.get(&row.id) == Some(&row.position.seq)));
+    }
+    Ok(unsettled)
+}
+
+/// The most ids in one statement.
+const MOST_IDS: usize = 1_000;
 
 /// The rows read so far, and the remaining budget.
 struct Reading<'a> {
