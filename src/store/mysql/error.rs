@@ -91,6 +91,18 @@ impl Failure {
     }
 }
 
+/// What the driver says, which knows the server's number.
+impl From<mysql_async::Error> for Failure {
+    fn from(error: mysql_async::Error) -> Self {
+        match error {
+            mysql_async::Error::Server(server) => {
+                Self { kind: FailureKind::Server(server.code), reason: server.message }
+            }
+            other => Self::lost(other),
+        }
+    }
+}
+
 fn is_passing(number: u16) -> bool {
     [LOCK_WAIT, DEADLOCK, LOCKED].contains(&number)
         || PASSING.contains(&number)

@@ -14,41 +14,15 @@ use crate::event::{OutboxEvent, Status};
 use crate::store::{
     Acceptance, Action, AdminStore, Announcement, AuditEntry, AuditNote, AuditRow, BackendPause, Backlog, Blockers,
     Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore, DueLanes, EventCounts, EventFilter,
-    FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HandledDelivery, HandlerStore, Heartbeat,
-    HistoryBucket, LaneClaim, LaneName, LeaseSnapshot, LeaseStore, MaintenanceStore, NewPause, OutcomeCounts,
-    OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery, Resolution, Result, RetentionCutoff,
-    RoutedEvent, ScanPage, Settled, SettledEvent, Shard, Unreadable, WorkerRow,
+    FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HandledDelivery, HandlerStore,
+    HistoryBucket, LaneClaim, LaneName, MaintenanceStore, NewPause, OutcomeCounts, OwedHandler, Page, PredecessorQuery,
+    QueuePosition, RejectedDelivery, Resolution, Result, RetentionCutoff, RoutedEvent, ScanPage, Settled, SettledEvent,
+    Shard, Unreadable, WorkerRow,
 };
 
 fn missing(operation: &'static str) -> StoreError {
     let reason = "it is not supported on MariaDB and MySQL yet".to_owned();
     StoreError::Query { operation, reason, transient: false }
-}
-
-/// Leases, on a connection of their own.
-pub(super) struct MysqlLeases;
-
-#[async_trait]
-impl LeaseStore for MysqlLeases {
-    async fn beat(&mut self, _: &Heartbeat) -> Result<LeaseSnapshot> {
-        Err(missing("beat"))
-    }
-
-    async fn has_free(&mut self, _: &[LaneName]) -> Result<bool> {
-        Err(missing("has_free"))
-    }
-
-    async fn acquire(&mut self, _: Uuid, _: &LaneName, _: usize, _: Duration) -> Result<Vec<(Shard, i64)>> {
-        Err(missing("acquire"))
-    }
-
-    async fn release(&mut self, _: Uuid, _: &[(Shard, i64)]) -> Result<()> {
-        Err(missing("release"))
-    }
-
-    async fn leave(&mut self, _: Uuid) -> Result<()> {
-        Err(missing("leave"))
-    }
 }
 
 #[async_trait]

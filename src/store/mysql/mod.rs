@@ -12,6 +12,7 @@ mod fetch;
 pub(crate) mod fixture;
 mod inbox;
 pub(crate) mod insert;
+mod leases;
 mod migrations;
 mod missing;
 mod pool;

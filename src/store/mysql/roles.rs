@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::missing::MysqlLeases;
+use super::leases::MysqlLeases;
 use super::session::{in_transaction, on_session};
 use super::{MysqlStore, migrations, writer};
 use crate::error::{PublishError, StoreError};
@@ -114,7 +114,7 @@ impl EventWriter for MysqlStore {
 
 impl Store for MysqlStore {
     fn leases(&self) -> Box<dyn LeaseStore> {
-        Box::new(MysqlLeases)
+        Box::new(MysqlLeases::new(self.pool.address.clone()))
     }
 
     /// Neither server can notify.
