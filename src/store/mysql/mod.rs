@@ -17,9 +17,11 @@ mod migrations;
 mod missing;
 mod pool;
 mod roles;
+mod route;
 pub(crate) mod row;
 mod server;
 mod session;
+mod settle;
 mod statement;
 #[cfg(feature = "testing")]
 mod testing;
@@ -29,6 +31,7 @@ mod writer;
 
 pub(crate) use self::address::Address;
 use self::pool::Pool;
+use self::settle::Settling;
 use crate::settings::DatabaseSettings;
 
 /// The shards of each lane.
@@ -41,6 +44,7 @@ const CONNECTIONS: usize = 12;
 pub(crate) struct MysqlStore {
     pool: Pool,
     connections: usize,
+    settling: Settling,
 }
 
 impl MysqlStore {
@@ -51,6 +55,6 @@ impl MysqlStore {
     pub(crate) fn new(settings: &DatabaseSettings) -> Result<Self, String> {
         let address = Address::parse(settings.url.clone())?;
         let connections = settings.connections.unwrap_or(CONNECTIONS);
-        Ok(Self { pool: Pool::new(address, connections), connections })
+        Ok(Self { pool: Pool::new(address, connections), connections, settling: Settling::default() })
     }
 }

@@ -21,7 +21,8 @@ use super::SHARDS;
 use super::address::Address;
 use super::error::Failure;
 use super::pool::open_for_leases;
-use super::session::ANSWER_LIMIT;
+use super::session::{ANSWER_LIMIT, Session};
+use super::statement::{Statement, Value};
 use crate::error::StoreError;
 use crate::store::{
     Heartbeat, LaneName, LeaseRow, LeaseSnapshot, LeaseStore, PROTOCOL, Result, Shard, forgotten_after,
@@ -312,4 +313,19 @@ impl LeaseStore for MysqlLeases {
             left => left.map(drop),
         }
     }
+}
+
+/// Raises an epoch above the one that a backend remembers, if the lease is still this worker's.
+pub(super) async fn raise_epoch(
+    session: &mut Session<'_>,
+    owner: Uuid,
+    shard: &Shard,
+    epoch: i64,
+    above: i64,
+) -> Result<bool, Failure> {
+    const RAISE: &str = "UPDATE outbox_leases SET epoch = GREATEST(epoch, ?) + 1 \
+        WHERE backend = ? AND shard = ? AND owner = ? AND epoch = ?";
+    let lease = [shard.lane.as_ref().into(), i64::from(shard.number).into(), owner.into(), epoch.into()];
+    let values: Vec<Value> = [above.into()].into_iter().chain(lease).collect();
+    Ok(session.execute(Statement::<()>::new(RAISE, values)).await? == 1)
 }
