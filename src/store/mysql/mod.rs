@@ -4,19 +4,36 @@
 mod address;
 mod admin;
 mod application;
+mod audit;
+mod change;
+mod chosen;
+mod claimed;
 mod clock;
+mod data;
+mod delete;
 mod diagnosis;
 mod error;
 mod fetch;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod handlers;
+mod history;
 mod inbox;
 pub(crate) mod insert;
+mod inspection;
+mod maintenance;
 mod migrations;
 mod missing;
+mod operating;
+mod overview;
+mod pauses;
 mod pool;
+mod queue_position;
+mod retention;
 mod roles;
 pub(crate) mod row;
+mod scan;
+mod seq;
 mod server;
 mod session;
 mod statement;
@@ -40,6 +57,7 @@ const CONNECTIONS: usize = 12;
 pub(crate) struct MysqlStore {
     pool: Pool,
     connections: usize,
+    rounds: handlers::Rounds,
 }
 
 impl MysqlStore {
@@ -50,6 +68,6 @@ impl MysqlStore {
     pub(crate) fn new(settings: &DatabaseSettings) -> Result<Self, String> {
         let address = Address::parse(settings.url.clone())?;
         let connections = settings.connections.unwrap_or(CONNECTIONS);
-        Ok(Self { pool: Pool::new(address, connections), connections })
+        Ok(Self { pool: Pool::new(address, connections), connections, rounds: handlers::Rounds::default() })
     }
 }
