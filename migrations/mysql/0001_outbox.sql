@@ -67,6 +67,11 @@ CREATE TABLE IF NOT EXISTS outbox_meta (
 
 INSERT INTO outbox_meta (id) SELECT REPLACE(UUID(), '-', '') FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM outbox_meta);
 
+-- A commit that has nothing to write, but must wait for what was committed before it, inserts and deletes a row here.
+CREATE TABLE IF NOT EXISTS outbox_confirmations (
+    id {uuid} NOT NULL PRIMARY KEY
+) ENGINE = InnoDB;
+
 -- Outcomes of events, by minute (span 1) and by hour (span 60).
 CREATE TABLE IF NOT EXISTS outbox_history (
     span smallint NOT NULL,

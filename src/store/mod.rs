@@ -17,10 +17,16 @@ pub(crate) use self::columns::with_columns;
 #[cfg(feature = "_adapters")]
 pub(crate) use self::content::first_difference_with_data;
 pub use self::cursor::{CreatedCursor, InvalidCursor};
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) use self::deleting::record_and_delete;
 pub(crate) use self::dispatch::{
     Blocker, Blockers, DispatchStore, DueKind, DueLane, DueLanes, FailureRecord, FetchRequest, FetchResult, FetchedRow,
     KeyStart, PredecessorQuery, Range, RoutedEvent, RowPlace, TransactionId,
 };
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) use self::divide::divide;
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
+pub(crate) use self::failures::{append_error, shorten};
 pub(crate) use self::handlers::{
     Acceptance, Announcement, DeliveryRequest, FetchedDelivery, HandledDelivery, HandlerStore, MOST_COUNTED,
     NOT_COVERED, OwedHandler, RejectedDelivery, SettledEvent, handler_lane, handler_of,
@@ -39,6 +45,8 @@ pub(crate) use self::maintenance::{MaintenanceStore, RetentionCutoff};
 pub(crate) use self::notify::{Listener, NotifyStore};
 pub use self::pause::BackendPause;
 pub(crate) use self::pause::NewPause;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) use self::period::Period;
 pub(crate) use self::report::{LaneHealth, Unrecorded};
 pub(crate) use self::schema::SchemaStore;
 pub use self::selection::EventFilter;
@@ -58,7 +66,13 @@ mod columns;
 pub(crate) mod conformance;
 mod content;
 mod cursor;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod deleting;
 mod dispatch;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod divide;
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
+mod failures;
 mod handlers;
 mod history;
 pub(crate) mod inbox;
@@ -72,6 +86,8 @@ pub(crate) mod migrate;
 pub(crate) mod mysql;
 mod notify;
 mod pause;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod period;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 pub(crate) mod report;

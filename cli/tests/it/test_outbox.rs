@@ -244,36 +244,38 @@ impl TestOutbox {
 
     /// The same for entries that were read elsewhere.
     pub(crate) async fn assert_delivered_as(&self, stream: &[String]) {
-        let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
-        for (place, id) in stream.iter().enumerate() {
-            places.entry(id).or_default().push(place);
-        }
         let has_list = self.number("SELECT (to_regclass('written') IS NOT NULL)::int::bigint").await == 1;
         let events = if has_list { "written" } else { "outbox_events" };
         let statement = format!("SELECT id::text, partition_key FROM {events} ORDER BY scheduled_at, seq");
         let rows = self.sql().await.query(&statement, &[]).await.unwrap();
-        let (mut lost, mut twice, mut disordered) = (Vec::new(), Vec::new(), Vec::new());
-        let mut latest: HashMap<String, usize> = HashMap::new();
-        for row in &rows {
-            let (id, key): (String, String) = (row.get(0), row.get(1));
-            match places.remove(id.as_str()).as_deref() {
-                None => lost.push(id),
-                Some([place]) => {
-                    if !key.is_empty() && latest.insert(key, *place).is_some_and(|before| before > *place) {
-                        disordered.push(id);
-                    }
-                }
-                Some(_) => twice.push(id),
-            }
-        }
-        assert!(lost.is_empty(), "{} of {} events are lost: {:?} …", lost.len(), rows.len(), lost.first());
-        assert!(twice.is_empty(), "{} of {} events came twice: {:?} …", twice.len(), rows.len(), twice.first());
-        assert!(
-            disordered.is_empty(),
-            "{} events came before earlier ones: {:?} …",
-            disordered.len(),
-            disordered.first()
-        );
-        assert!(places.is_empty(), "{} entries are not events of this outbox", places.len());
+        let events: Vec<(String, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        assert_once_in_order(&events, stream);
     }
+}
+
+/// Asserts that the stream has each event, an id and a key, once, and each key's events in their order here.
+pub(crate) fn assert_once_in_order(events: &[(String, String)], stream: &[String]) {
+    let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (place, id) in stream.iter().enumerate() {
+        places.entry(id).or_default().push(place);
+    }
+    let (mut lost, mut twice, mut disordered) = (Vec::new(), Vec::new(), Vec::new());
+    let mut latest: HashMap<&str, usize> = HashMap::new();
+    for (id, key) in events {
+        match places.remove(id.as_str()).as_deref() {
+            None => lost.push(id),
+            Some([place]) => {
+                if !key.is_empty() && latest.insert(key, *place).is_some_and(|before| before > *place) {
+                    disordered.push(id);
+                }
+            }
+            Some(_) => twice.push(id),
+        }
+    }
+    let count = events.len();
+    assert!(lost.is_empty(), "{} of {count} events are lost: {:?} …", lost.len(), lost.first());
+    assert!(twice.is_empty(), "{} of {count} events came twice: {:?} …", twice.len(), twice.first());
+    let first = disordered.first();
+    assert!(disordered.is_empty(), "{} events came before earlier ones: {first:?} …", disordered.len());
+    assert!(places.is_empty(), "{} entries are not events of this outbox", places.len());
 }

@@ -66,6 +66,14 @@ impl Failure {
         matches!(self.kind, FailureKind::Server(DEADLOCK | LOCK_WAIT))
     }
 
+    /// The same, but a lock wait is not repeated.
+    pub(super) fn without_waiting(mut self) -> Self {
+        if self.kind == FailureKind::Server(LOCK_WAIT) {
+            self.kind = FailureKind::Server(LOCKED);
+        }
+        self
+    }
+
     /// Whether the server refused the statement's values, so that no repetition succeeds.
     pub(super) fn is_refusal(&self) -> bool {
         match self.kind {
@@ -83,10 +91,25 @@ impl Failure {
             FailureKind::Server(NO_SUCH_COLUMN) => StoreError::NotMigrated { target, state: "out of date" },
             FailureKind::Server(LOCKED) => StoreError::Locked { operation },
             FailureKind::Server(number) if READ_ONLY.contains(&number) => StoreError::ReadOnly { target },
-            FailureKind::Server(number) => StoreError::Query { operation, reason, transient: is_passing(number) },
+            FailureKind::Server(number) if is_passing(number) => {
+                StoreError::Query { operation, reason, transient: true }
+            }
+            FailureKind::Server(number) => StoreError::Refused { operation, sqlstate: number.to_string(), reason },
             FailureKind::Lost => StoreError::Query { operation, reason, transient: true },
             FailureKind::Late => StoreError::Timeout { operation, limit: super::session::ANSWER_LIMIT },
             FailureKind::Client => StoreError::Query { operation, reason, transient: false },
+        }
+    }
+}
+
+/// What the driver says, which knows the server's number.
+impl From<mysql_async::Error> for Failure {
+    fn from(error: mysql_async::Error) -> Self {
+        match error {
+            mysql_async::Error::Server(server) => {
+                Self { kind: FailureKind::Server(server.code), reason: server.message }
+            }
+            other => Self::lost(other),
         }
     }
 }

@@ -20,11 +20,7 @@ impl MaintenanceStore for MysqlStore {
     }
 
     async fn delete_expired(&self, expiry: RetentionCutoff, failed_blocks: &[LaneName]) -> Result<usize> {
-        in_transaction!(self.pool, "delete old events", |session| retention::delete_expired(
-            session,
-            expiry,
-            failed_blocks
-        ))
+        retention::delete_expired(&self.pool, expiry, failed_blocks).await
     }
 
     async fn delete_old_audit(&self) -> Result<usize> {

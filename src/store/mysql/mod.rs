@@ -10,7 +10,6 @@ mod chosen;
 mod claimed;
 mod clock;
 mod data;
-mod delete;
 mod diagnosis;
 mod error;
 mod fetch;
@@ -21,9 +20,9 @@ mod history;
 mod inbox;
 pub(crate) mod insert;
 mod inspection;
+mod leases;
 mod maintenance;
 mod migrations;
-mod missing;
 mod operating;
 mod overview;
 mod pauses;
@@ -31,11 +30,13 @@ mod pool;
 mod queue_position;
 mod retention;
 mod roles;
+mod route;
 pub(crate) mod row;
 mod scan;
 mod seq;
 mod server;
 mod session;
+mod settle;
 mod statement;
 #[cfg(feature = "testing")]
 mod testing;
@@ -45,6 +46,7 @@ mod writer;
 
 pub(crate) use self::address::Address;
 use self::pool::Pool;
+use self::settle::Settling;
 use crate::settings::DatabaseSettings;
 
 /// The shards of each lane.
@@ -57,6 +59,7 @@ const CONNECTIONS: usize = 12;
 pub(crate) struct MysqlStore {
     pool: Pool,
     connections: usize,
+    settling: Settling,
     rounds: handlers::Rounds,
 }
 
@@ -68,6 +71,7 @@ impl MysqlStore {
     pub(crate) fn new(settings: &DatabaseSettings) -> Result<Self, String> {
         let address = Address::parse(settings.url.clone())?;
         let connections = settings.connections.unwrap_or(CONNECTIONS);
-        Ok(Self { pool: Pool::new(address, connections), connections, rounds: handlers::Rounds::default() })
+        let (settling, rounds) = (Settling::default(), handlers::Rounds::default());
+        Ok(Self { pool: Pool::new(address, connections), connections, settling, rounds })
     }
 }

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use diesel::dsl::sql;
 use diesel::sql_types::BigInt;
 use diesel_async::{AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection};
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -16,13 +18,20 @@ use crate::error::StoreError;
 use crate::store::Result;
 
 /// A session of the outbox's own: what it reads is committed, its times are in UTC, and no value is cut to fit. Statements have
-/// a limit at the server, too, where it knows one (`max_statement_time`, MariaDB).
+/// a limit at the server, too, where it knows one (`max_statement_time`, MariaDB). If a process stops within a transaction, the
+/// server rolls it back after 10 s (`idle_transaction_timeout`, MariaDB) or with the connection, so that its locks end. MariaDB
+/// would make a join of a list of a thousand ids.
 const SETUP: &[&str] = &[
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     "SET SESSION time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,\
-     ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', innodb_lock_wait_timeout = 5, lock_wait_timeout = 5, \
-     autocommit = 1 /*M!100101 , max_statement_time = 10 */",
+     ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', innodb_lock_wait_timeout = 1, lock_wait_timeout = 5, \
+     autocommit = 1, wait_timeout = 60 /*M!100300 , max_statement_time = 10, idle_transaction_timeout = 10, \
+     in_predicate_conversion_threshold = 0 */",
 ];
+
+/// After [`SETUP`], for leases: no statement waits for a row lock. MySQL's shortest wait is a second.
+const LEASES: &str = "SET SESSION group_concat_max_len = 1000000, innodb_lock_wait_timeout = 1 \
+    /*M!100300 , innodb_lock_wait_timeout = 0 */";
 
 /// How long a connection may be unused before it is tested.
 const TRUSTED: Duration = Duration::from_secs(30);
@@ -90,13 +99,33 @@ pub(super) async fn connect(address: &Address) -> Result<AsyncMysqlConnection> {
     Ok(connection)
 }
 
+/// A connection for leases, to a server that accepts writes.
+pub(super) async fn open_for_leases(address: &Address) -> Result<Conn> {
+    let setup: Vec<&str> = SETUP.iter().copied().chain([LEASES]).collect();
+    let options = address.options(&setup).await?;
+    let opening = async {
+        let mut connection = Conn::new(options).await?;
+        let read_only: Option<u8> = connection.query_first("SELECT @@global.read_only").await?;
+        Ok((connection, read_only))
+    };
+    let (connection, read_only) = limited(address, opening).await?.map_err(|error| connect_error(address, &error))?;
+    if read_only == Some(1) {
+        return Err(StoreError::ReadOnly { target: address.shown.clone() });
+    }
+    Ok(connection)
+}
+
 /// A connection of the application's, with the server's defaults.
 pub(super) async fn open(address: &Address, setup: &[&str]) -> Result<AsyncMysqlConnection> {
     let options = address.options(setup).await?;
     let opening = async {
-        let connection = mysql_async::Conn::new(options).await.map_err(|error| connect_error(address, &error))?;
+        let connection = Conn::new(options).await.map_err(|error| connect_error(address, &error))?;
         AsyncMysqlConnection::try_from(connection).await.map_err(|error| address.unreachable(error))
     };
+    limited(address, opening).await?
+}
+
+async fn limited<T>(address: &Address, opening: impl Future<Output = T>) -> Result<T> {
     let late = |_| address.unreachable(format!("no answer within {CONNECT_LIMIT:?}"));
-    timeout(CONNECT_LIMIT, opening).await.map_err(late)?
+    timeout(CONNECT_LIMIT, opening).await.map_err(late)
 }

@@ -3,16 +3,17 @@
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::missing::MysqlLeases;
+use super::leases::MysqlLeases;
 use super::session::{in_transaction, on_session};
-use super::{MysqlStore, migrations, writer};
+use super::{MysqlStore, SHARDS, fetch, leases, migrations, route, settle, writer};
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
 use crate::publish::{InsertResult, NewEvent, all_stored, prepare_all};
 use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
-    ApplicationKind, ApplicationTarget, EventWriter, LeaseStore, NotInserted, NotifyStore, Result, SchemaStore, Store,
-    TakeEvents,
+    Acceptance, ApplicationKind, ApplicationTarget, Blockers, Care, DispatchStore, DueLanes, EventWriter,
+    FailureRecord, FetchRequest, FetchResult, FetchedRow, LaneName, LeaseStore, NotInserted, NotifyStore,
+    PredecessorQuery, Result, RoutedEvent, SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents,
 };
 
 #[async_trait]
@@ -112,9 +113,63 @@ impl EventWriter for MysqlStore {
     }
 }
 
+#[async_trait]
+impl DispatchStore for MysqlStore {
+    fn shards(&self) -> i16 {
+        SHARDS
+    }
+
+    /// The other connections fetch and write.
+    fn max_concurrent_settles(&self) -> usize {
+        (self.connections / 3).max(1)
+    }
+
+    async fn fetch(&self, request: &FetchRequest) -> Result<FetchResult> {
+        on_session!(self.pool, "fetch due events", |session| fetch::fetch(session, request))
+    }
+
+    async fn blockers(&self, lane: &str, failed_blocks: bool, questions: &[PredecessorQuery]) -> Result<Blockers> {
+        on_session!(self.pool, "find blockers", |session| fetch::find_blockers(session, lane, failed_blocks, questions))
+    }
+
+    async fn mark_failed_as_sent(&self, sent: &[(Uuid, i64)]) -> Result<Vec<Settled>> {
+        settle::mark_failed_as_sent(&self.pool, sent).await
+    }
+
+    async fn find_unsettled(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<FetchedRow>> {
+        in_transaction!(self.pool, "find unsettled events", |session| settle::find_unsettled(session, lane, sent))
+    }
+
+    async fn settle_published(&self, events: &[Acceptance], care: Care) -> Result<Vec<SettledEvent>> {
+        self.settling.record_published(&self.pool, events, care).await
+    }
+
+    async fn settle_rescheduled(&self, owner: Uuid, events: &[FailureRecord]) -> Result<Vec<SettledEvent>> {
+        settle::record_rescheduled(&self.pool, owner, events).await
+    }
+
+    async fn route(&self, owner: Uuid, events: &[RoutedEvent]) -> Result<Vec<Settled>> {
+        in_transaction!(self.pool, "route events", |session| route::route(session, owner, events))
+    }
+
+    async fn raise_epoch(&self, owner: Uuid, shard: &Shard, epoch: i64, above: i64) -> Result<bool> {
+        in_transaction!(self.pool, "raise a lease's epoch", |session| leases::raise_epoch(
+            session, owner, shard, epoch, above
+        ))
+    }
+
+    async fn due_lanes(&self, lanes: &[(LaneName, Vec<i16>)]) -> Result<DueLanes> {
+        on_session!(self.pool, "find lanes with due events", |session| fetch::due_lanes(session, lanes))
+    }
+
+    async fn has_due(&self, lanes: &[LaneName], failed_blocks: &[LaneName]) -> Result<bool> {
+        on_session!(self.pool, "check for due events", |session| fetch::has_due(session, lanes, failed_blocks))
+    }
+}
+
 impl Store for MysqlStore {
     fn leases(&self) -> Box<dyn LeaseStore> {
-        Box::new(MysqlLeases)
+        Box::new(MysqlLeases::new(self.pool.address.clone()))
     }
 
     /// Neither server can notify.

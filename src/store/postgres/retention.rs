@@ -9,10 +9,9 @@ use uuid::Uuid;
 
 use super::admin::BY_INDEX;
 use super::schema_connection::SchemaConnection;
-use super::settle::divide;
 use super::{PostgresStore, Result};
 use crate::error::StoreError;
-use crate::store::{LaneName, RetentionCutoff, Settled, warn_undeletable};
+use crate::store::{LaneName, RetentionCutoff, Settled, divide, warn_undeletable};
 
 /// Deletes events past retention, oldest first. Events that are owed to a handler are kept. If the database refuses to delete
 /// some of them, the others are deleted.

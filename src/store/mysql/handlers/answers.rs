@@ -7,14 +7,14 @@ use std::time::Duration;
 use diesel::sql_types::{BigInt, Text};
 use uuid::Uuid;
 
-use super::events::{delete_deliveries, find, lock, write_something};
 use super::owing::decide;
-use super::recording::record_each;
+use super::rows::delete_deliveries;
 use crate::store::mysql::MysqlStore;
 use crate::store::mysql::error::Failure;
 use crate::store::mysql::session::{Session, in_transaction, on_session};
+use crate::store::mysql::settle::{Found, confirm};
 use crate::store::mysql::statement::Statement;
-use crate::store::{Care, HandledDelivery, Result, Settled};
+use crate::store::{Care, HandledDelivery, Result, Settled, divide, record_and_delete};
 
 /// The most answers in one transaction.
 const AT_ONCE: usize = 500;
@@ -47,7 +47,10 @@ pub(super) async fn record_handled(
 async fn record_once(store: &MysqlStore, handled: &[HandledDelivery], care: Care) -> Result<Vec<Settled>> {
     let mut outcomes = Vec::with_capacity(handled.len());
     for part in handled.chunks(AT_ONCE) {
-        outcomes.extend(transact(store, part, care).await?);
+        let record = |part: Vec<HandledDelivery>| async move {
+            divide(&part, |part| async move { transact(store, &part, care).await }).await
+        };
+        outcomes.extend(record_and_delete(&store.settling.kept, part, record).await?);
     }
     Ok(outcomes)
 }
@@ -57,50 +60,26 @@ async fn transact(store: &MysqlStore, handled: &[HandledDelivery], care: Care) -
 }
 
 async fn record(session: &mut Session<'_>, handled: &[HandledDelivery], care: Care) -> Result<Vec<Settled>, Failure> {
-    if care == Care::AfterDoubt {
-        write_something(session).await?;
-    }
-    session.run("SAVEPOINT before_all").await?;
-    match write(session, handled).await {
-        Err(failure) if failure.is_refusal() => session.run("ROLLBACK TO SAVEPOINT before_all").await?,
-        written => return written,
-    }
-    record_each!(session, handled, |answer| write_one(session, answer))
-}
-
-async fn write_one(session: &mut Session<'_>, answer: &HandledDelivery) -> Result<Settled, Failure> {
-    write(session, std::slice::from_ref(answer))
-        .await
-        .map(|outcomes| outcomes.into_iter().next().unwrap_or(Settled::Untried))
-}
-
-async fn write(session: &mut Session<'_>, handled: &[HandledDelivery]) -> Result<Vec<Settled>, Failure> {
-    let mut ids: Vec<Uuid> = handled.iter().map(|answer| answer.id).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    let events = lock(session, &ids).await?;
-    ids.retain(|id| !events.contains_key(id));
-    let others = find(session, &ids).await?;
-    let is_locked = |answer: &HandledDelivery| events.get(&answer.id).is_some_and(|event| event.seq == answer.seq);
-    let is_held = |answer: &HandledDelivery| others.contains(&(answer.id, answer.seq));
-    let answered = handled.iter().filter(|answer| !is_held(answer));
-    let answered: Vec<_> = answered.map(|answer| (answer.id, answer.seq, answer.handler.as_str())).collect();
+    let mut events: Vec<(Uuid, i64)> = handled.iter().map(|answer| (answer.id, answer.seq)).collect();
+    events.sort_unstable();
+    events.dedup();
+    let found = Found::lock(session, &events).await?;
+    let outcomes = handled.iter().map(|answer| found.outcome(answer.id, answer.seq));
+    let outcomes: Vec<Settled> = outcomes.collect();
+    let answered = handled.iter().zip(&outcomes).filter(|(_, outcome)| **outcome != Settled::Locked);
+    let answered: Vec<_> = answered.map(|(answer, _)| (answer.id, answer.seq, answer.handler.as_str())).collect();
     delete_deliveries(session, &answered).await?;
-    let mut decided = BTreeMap::new();
-    for answer in handled.iter().filter(|answer| is_locked(answer)) {
-        *decided.entry(answer.id).or_insert(false) |= answer.deletes;
+    let mut deletes = BTreeMap::new();
+    for answer in handled {
+        *deletes.entry((answer.id, answer.seq)).or_insert(false) |= answer.deletes;
     }
-    let owing = decided.into_iter().filter_map(|(id, deletes)| Some((id, events.get(&id)?, deletes)));
-    let owing: Vec<_> = owing.filter(|(_, event, _)| event.is_owing()).collect();
+    let owing = deletes.into_iter().filter_map(|((id, seq), deletes)| Some((id, found.row(id, seq)?, deletes)));
+    let owing: Vec<_> = owing.filter(|(_, row, _)| row.status == "processing" && row.published).collect();
     decide(session, &owing).await?;
-    Ok(handled
-        .iter()
-        .map(|answer| match (is_locked(answer), is_held(answer)) {
-            (true, _) => Settled::Recorded,
-            (false, true) => Settled::Locked,
-            (false, false) => Settled::Superseded,
-        })
-        .collect())
+    if care == Care::AfterDoubt {
+        confirm(session).await?;
+    }
+    Ok(outcomes)
 }
 
 /// Ends a handler's deliveries of these generations as if they were handled, except of locked events; returns how many.

@@ -4,12 +4,11 @@ mod announcements;
 mod answers;
 mod deliveries;
 mod ends;
-mod events;
 mod housekeeping;
 mod owed;
 mod owing;
-mod recording;
 mod rejections;
 mod role;
+mod rows;
 
 pub(super) use self::housekeeping::{Rounds, finish_settled};

@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::events::{Event, deliveries};
-use crate::store::mysql::delete::delete_events;
+use super::rows::deliveries;
 use crate::store::mysql::error::Failure;
 use crate::store::mysql::session::Session;
+use crate::store::mysql::settle::{Row, delete};
 use crate::store::mysql::statement::{Statement, Value, list};
 
 /// Decides about locked events: publishes, or deletes, each that owes nothing, and records the handlers to which the others
 /// are owed. The last value: whether the event is deleted if it may be.
-pub(super) async fn decide(session: &mut Session<'_>, events: &[(Uuid, &Event, bool)]) -> Result<(), Failure> {
+pub(super) async fn decide(session: &mut Session<'_>, events: &[(Uuid, &Row, bool)]) -> Result<(), Failure> {
     let ids: Vec<Uuid> = events.iter().map(|(id, ..)| *id).collect();
     let mut owed: HashMap<(Uuid, i64), Vec<String>> = HashMap::new();
     for delivery in deliveries(session, &ids).await? {
@@ -21,15 +21,17 @@ pub(super) async fn decide(session: &mut Session<'_>, events: &[(Uuid, &Event, b
     }
     let (mut deleted, mut published) = (Vec::new(), Vec::new());
     let mut owing: BTreeMap<Vec<String>, Vec<Uuid>> = BTreeMap::new();
-    for (id, event, deletes) in events {
-        match owed.remove(&(*id, event.seq)) {
+    for (id, row, deletes) in events {
+        match owed.remove(&(*id, row.seq)) {
             None if *deletes => deleted.push(*id),
             None => published.push(*id),
-            Some(names) if event.pending.as_ref() == Some(&names) => {}
+            Some(names) if row.pending_names().as_ref() == Some(&names) => {}
             Some(names) => owing.entry(names).or_default().push(*id),
         }
     }
-    published.extend(delete_events(session, &deleted).await?);
+    if !deleted.is_empty() {
+        delete(session, &deleted).await?;
+    }
     publish(session, &published).await?;
     for (names, ids) in owing {
         record_owed(session, &names, &ids).await?;

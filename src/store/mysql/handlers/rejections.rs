@@ -3,23 +3,19 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat};
 use diesel::sql_types::{BigInt, Nullable, Text};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::announcements::CENTURY;
-use super::events::{Event, delete_deliveries, deliveries, find, lock, write_something};
-use super::recording::record_each;
+use super::rows::{delete_deliveries, deliveries};
 use crate::store::mysql::MysqlStore;
 use crate::store::mysql::clock::{micros, time};
 use crate::store::mysql::error::Failure;
 use crate::store::mysql::session::{Session, in_transaction};
+use crate::store::mysql::settle::{Found, confirm};
 use crate::store::mysql::statement::{Statement, Value};
-use crate::store::{RejectedDelivery, Result, Settled};
-
-const KEPT_ERRORS: usize = 10;
-const KEPT_ERROR_CHARS: usize = 2000;
+use crate::store::{RejectedDelivery, Result, Settled, append_error, divide, shorten};
 
 /// The most rejections in one transaction.
 const AT_ONCE: usize = 500;
@@ -32,7 +28,7 @@ pub(super) async fn record_rejected(
 ) -> Result<Vec<Settled>> {
     let mut outcomes = Vec::with_capacity(rejected.len());
     for part in rejected.chunks(AT_ONCE) {
-        outcomes.extend(transact(store, owner, part).await?);
+        outcomes.extend(divide(part, |part| async move { transact(store, owner, &part).await }).await?);
     }
     Ok(outcomes)
 }
@@ -46,41 +42,43 @@ async fn record(
     owner: Uuid,
     rejected: &[RejectedDelivery],
 ) -> Result<Vec<Settled>, Failure> {
-    write_something(session).await?;
-    let rows = Rows::read(session, owner, rejected).await?;
-    record_each!(session, rejected, |one| rows.record(session, one))
+    let known = Known::read(session, owner, rejected).await?;
+    let mut outcomes = Vec::with_capacity(rejected.len());
+    for rejected in rejected {
+        outcomes.push(known.record(session, rejected).await?);
+    }
+    confirm(session).await?;
+    Ok(outcomes)
 }
 
-/// What was read once the events were locked.
-struct Rows {
-    locked: HashMap<Uuid, Event>,
-    found: HashSet<(Uuid, i64)>,
+/// What all rejections of a batch are decided by, read after the events' rows are locked.
+struct Known {
+    found: Found,
     attempts: HashMap<(Uuid, i64, String), i32>,
     /// The owner's leases: lane, shard and epoch.
     leases: HashSet<(String, i64, i64)>,
 }
 
-impl Rows {
+impl Known {
     async fn read(session: &mut Session<'_>, owner: Uuid, rejected: &[RejectedDelivery]) -> Result<Self, Failure> {
         const LEASES: &str = "SELECT backend, CAST(shard AS signed), epoch FROM outbox_leases WHERE owner = ?";
-        let mut ids: Vec<Uuid> = rejected.iter().map(|rejected| rejected.id).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        let locked = lock(session, &ids).await?;
-        let found = find(session, &ids).await?;
+        let mut events: Vec<(Uuid, i64)> = rejected.iter().map(|rejected| (rejected.id, rejected.seq)).collect();
+        events.sort_unstable();
+        events.dedup();
+        let found = Found::lock(session, &events).await?;
+        let ids: Vec<Uuid> = events.into_iter().map(|(id, _)| id).collect();
         let attempts = deliveries(session, &ids).await?.into_iter();
         let attempts = attempts.map(|one| ((one.id, one.seq, one.handler), one.attempts)).collect();
-        let leases = session.load(Statement::<(Text, BigInt, BigInt)>::new(LEASES, [owner.into()])).await?;
-        Ok(Self { locked, found, attempts, leases: leases.into_iter().collect() })
+        let leases = Statement::<(Text, BigInt, BigInt)>::new(LEASES, [owner.into()]);
+        let leases: Vec<(String, i64, i64)> = session.load(leases).await?;
+        Ok(Self { found, attempts, leases: leases.into_iter().collect() })
     }
 
     async fn record(&self, session: &mut Session<'_>, rejected: &RejectedDelivery) -> Result<Settled, Failure> {
         let RejectedDelivery { handler, id, seq, fetched_attempts, .. } = rejected;
-        if !self.found.contains(&(*id, *seq)) {
-            return Ok(Settled::Superseded);
-        }
-        if self.locked.get(id).is_none_or(|event| event.seq != *seq) {
-            return Ok(Settled::Locked);
+        let outcome = self.found.outcome(*id, *seq);
+        if outcome != Settled::Recorded {
+            return Ok(outcome);
         }
         let recorded = match self.attempts.get(&(*id, *seq, handler.clone())) {
             None => rejected.gives_up && Failing::read(session, *id).await?.names(handler),
@@ -196,17 +194,4 @@ impl Failing {
         ];
         session.execute(Statement::<()>::new(UPDATE, values)).await.map(drop)
     }
-}
-
-fn shorten(error: &str) -> &str {
-    error.char_indices().nth(KEPT_ERROR_CHARS).map_or(error, |(end, _)| &error[..end])
-}
-
-/// Adds a failure to the JSON array and keeps the last ones; a value that is not an array is replaced.
-fn append_error(errors: Option<&str>, error: &str, now: i64) -> String {
-    let mut kept: Vec<serde_json::Value> = errors.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    let at = DateTime::from_timestamp_micros(now).unwrap_or_default().to_rfc3339_opts(SecondsFormat::Micros, true);
-    kept.push(json!({ "at": at, "error": error }));
-    kept.drain(..kept.len().saturating_sub(KEPT_ERRORS));
-    serde_json::Value::from(kept).to_string()
 }
