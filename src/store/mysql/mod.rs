@@ -4,21 +4,36 @@
 mod address;
 mod admin;
 mod application;
+mod audit;
+mod change;
+mod chosen;
+mod claimed;
 mod clock;
+mod data;
 mod diagnosis;
 mod error;
 mod fetch;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod handlers;
+mod history;
 mod inbox;
 pub(crate) mod insert;
+mod inspection;
 mod leases;
+mod maintenance;
 mod migrations;
-mod missing;
+mod operating;
+mod overview;
+mod pauses;
 mod pool;
+mod queue_position;
+mod retention;
 mod roles;
 mod route;
 pub(crate) mod row;
+mod scan;
+mod seq;
 mod server;
 mod session;
 mod settle;
@@ -45,6 +60,7 @@ pub(crate) struct MysqlStore {
     pool: Pool,
     connections: usize,
     settling: Settling,
+    rounds: handlers::Rounds,
 }
 
 impl MysqlStore {
@@ -55,6 +71,7 @@ impl MysqlStore {
     pub(crate) fn new(settings: &DatabaseSettings) -> Result<Self, String> {
         let address = Address::parse(settings.url.clone())?;
         let connections = settings.connections.unwrap_or(CONNECTIONS);
-        Ok(Self { pool: Pool::new(address, connections), connections, settling: Settling::default() })
+        let (settling, rounds) = (Settling::default(), handlers::Rounds::default());
+        Ok(Self { pool: Pool::new(address, connections), connections, settling, rounds })
     }
 }

@@ -74,7 +74,7 @@ macro_rules! without_data {
 /// A value that cannot be decoded, if the column's cannot; else nothing.
 macro_rules! data_checked {
     (data) => {
-        ", IF(JSON_VALID(e.data) = 0, '?', NULL)"
+        ", IF(JSON_VALID(e.data) = 0, '-', NULL)"
     };
     (data_binary) => {
         ", NULL"

@@ -139,6 +139,15 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Begins a transaction of which all queries read one snapshot.
+    pub(super) async fn begin_snapshot(&mut self) -> Result<(), Failure> {
+        const BEGIN: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
+            START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
+        self.run(BEGIN).await?;
+        self.is_clean = false;
+        Ok(())
+    }
+
     pub(super) async fn commit(&mut self) -> Result<(), Failure> {
         self.run("COMMIT").await?;
         self.is_clean = true;

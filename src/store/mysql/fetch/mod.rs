@@ -4,7 +4,7 @@
 
 mod blockers;
 mod due;
-mod position;
+pub(super) mod position;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use super::session::Session;
 use super::statement::{Statement, Value, list};
 use crate::store::{FetchRequest, FetchResult, FetchedRow, Position};
 
-type Placed = (BigInt, SqlTypes);
-type PlacedRow = (i64, Row);
+pub(super) type Placed = (BigInt, SqlTypes);
+pub(super) type PlacedRow = (i64, Row);
 
 /// Reads the ranges, then due retries, then keys, until the budget is spent.
 pub(super) async fn fetch(session: &mut Session<'_>, request: &FetchRequest) -> Result<FetchResult, Failure> {
@@ -108,7 +108,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-fn refuse_oversize(mut fetched: FetchedRow, max_event_bytes: usize) -> FetchedRow {
+pub(super) fn refuse_oversize(mut fetched: FetchedRow, max_event_bytes: usize) -> FetchedRow {
     let size = fetched.event.as_ref().map_or(0, |event| event.size());
     if size > max_event_bytes {
         fetched.event = Err(format!("the event has {size} bytes, and max_event_bytes allows {max_event_bytes}"));
@@ -116,7 +116,7 @@ fn refuse_oversize(mut fetched: FetchedRow, max_event_bytes: usize) -> FetchedRo
     fetched
 }
 
-fn to_fetched(shard: i64, row: Row) -> FetchedRow {
+pub(super) fn to_fetched(shard: i64, row: Row) -> FetchedRow {
     FetchedRow {
         shard: i16::try_from(shard).unwrap_or_default(),
         position: row.position(),

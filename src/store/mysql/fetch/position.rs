@@ -28,14 +28,14 @@ macro_rules! before {
         )
     };
 }
-pub(super) use before;
+pub(in crate::store::mysql) use before;
 
 use crate::store::Position;
 use crate::store::mysql::clock::limited;
 use crate::store::mysql::statement::Value;
 
 /// The values of [`after`] and of [`before`].
-pub(super) fn position(position: Position) -> [Value; 3] {
+pub(in crate::store::mysql) fn position(position: Position) -> [Value; 3] {
     let scheduled_at = limited(position.scheduled_at);
     [scheduled_at.into(), scheduled_at.into(), position.seq.into()]
 }

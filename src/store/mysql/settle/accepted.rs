@@ -135,7 +135,7 @@ async fn record_first(session: &mut Session<'_>, owed: &Owed, deletes: bool, ids
 }
 
 /// Deletes rows that are locked. What it waits for are rows of other tables, which refer to these.
-pub(super) async fn delete(session: &mut Session<'_>, ids: &[Uuid]) -> Result<(), Failure> {
+pub(in crate::store::mysql) async fn delete(session: &mut Session<'_>, ids: &[Uuid]) -> Result<(), Failure> {
     let sql = format!("DELETE FROM outbox_events WHERE id IN {}", list(ids.len()));
     let ids: Vec<Value> = ids.iter().map(|id| Value::from(*id)).collect();
     session.execute(Statement::<()>::built(sql, ids)).await.map(drop).map_err(Failure::without_waiting)

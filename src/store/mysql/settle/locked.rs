@@ -16,7 +16,7 @@ use crate::store::mysql::statement::{Statement, Value, list};
 pub(in crate::store::mysql) struct Row {
     pub(in crate::store::mysql) seq: i64,
     pub(in crate::store::mysql) status: String,
-    pub(super) published: bool,
+    pub(in crate::store::mysql) published: bool,
     pub(super) event_type: String,
     /// JSON, if it is.
     pub(super) pending_handlers: Option<String>,

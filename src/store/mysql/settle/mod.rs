@@ -14,7 +14,8 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use self::accepted::Usual;
-pub(super) use self::locked::{Found, find_others};
+pub(super) use self::accepted::delete;
+pub(super) use self::locked::{Found, Row, find_others};
 use self::owing::Announced;
 pub(super) use self::rescheduled::record_rescheduled;
 use super::error::Failure;
@@ -38,7 +39,7 @@ pub(super) struct Settling {
     /// Rows were locked recently: settles do not wait for locks.
     careful: Period,
     /// The database refused to delete most rows recently: settles do not try.
-    kept: Period,
+    pub(super) kept: Period,
 }
 
 impl Settling {

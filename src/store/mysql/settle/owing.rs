@@ -85,11 +85,15 @@ impl Row {
         matches!(self.status.as_str(), "pending" | "retry")
     }
 
+    /// The handlers that the row names, if it names them as an array.
+    pub(in crate::store::mysql) fn pending_names(&self) -> Option<Vec<String>> {
+        self.pending_handlers.as_deref().and_then(|names| serde_json::from_str(names).ok())
+    }
+
     /// The pending handlers that this settle did not call: a process that read the event before they became pending does
     /// not know of them.
     pub(super) fn uncalled(&self, asked: &[String]) -> Vec<String> {
-        let pending = self.pending_handlers.as_deref().filter(|_| self.published && self.is_tried_again());
-        let names: Vec<String> = pending.and_then(|names| serde_json::from_str(names).ok()).unwrap_or_default();
+        let names = self.pending_names().filter(|_| self.published && self.is_tried_again()).unwrap_or_default();
         names.into_iter().filter(|name| !asked.contains(name)).collect()
     }
 }
