@@ -16,12 +16,13 @@ use async_trait::async_trait;
 use chrono::DateTime;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use self::read::{ReadLease, Rows, WorkerState, value};
 use super::SHARDS;
 use super::address::Address;
-use super::error::Failure;
+use super::error::{Failure, FailureKind};
 use super::pool::{TRUSTED, open_for_leases};
 use super::session::{ANSWER_LIMIT, Session};
 use super::statement::{Statement, Value};
@@ -69,28 +70,31 @@ impl MysqlLeases {
         }
     }
 
-    /// Sends statements as one text; returns the results that have rows. After an error the connection is closed, which ends
-    /// a transaction that the text began.
+    /// Sends statements as one text; returns the results that have rows. If one of them fails, a transaction that the text
+    /// began is rolled back; after a doubt the connection is replaced.
     async fn ask(&mut self, operation: &'static str, limit: Duration, sql: &str) -> Result<Vec<Rows>> {
         let mut connection = match self.connection.take() {
             Some((connection, used)) if used.elapsed() < TRUSTED => connection,
             _ => open_for_leases(&self.address).await?,
         };
-        let Ok(answer) = tokio::time::timeout(limit, read_all(&mut connection, sql)).await else {
+        let Ok(answer) = timeout(limit, read_all(&mut connection, sql)).await else {
             return Err(StoreError::Timeout { operation, limit });
         };
-        match answer {
+        let failure = match answer {
             Ok(results) => {
                 self.connection = Some((connection, Instant::now()));
-                Ok(results)
+                return Ok(results);
             }
-            Err(error) => {
-                let failure = Failure::from(error);
-                if failure.is_conflict() {
-                    return Err(StoreError::Locked { operation });
-                }
-                Err(failure.into_store_error(&self.address.shown, operation))
-            }
+            Err(error) => Failure::from(error),
+        };
+        if matches!(failure.kind, FailureKind::Server(_))
+            && timeout(SHORT_LIMIT, connection.query_drop("ROLLBACK")).await.is_ok_and(|ended| ended.is_ok())
+        {
+            self.connection = Some((connection, Instant::now()));
+        }
+        match failure.is_conflict() {
+            true => Err(StoreError::Locked { operation }),
+            false => Err(failure.into_store_error(&self.address.shown, operation)),
         }
     }
 

@@ -110,7 +110,7 @@ pub(super) fn acquire(
             WHERE l.backend = {lane} AND (l.owner IS NULL OR FIND_IN_SET(CAST(l.owner AS char), @outbox_ended) \
                 OR l.owner IN ({absent}) AND NOT EXISTS (SELECT 1 FROM outbox_heartbeats h WHERE h.worker = l.owner)) \
             FOR UPDATE SKIP LOCKED; \
-         UPDATE outbox_leases SET owner = '{id}', epoch = epoch + 1 \
+         UPDATE outbox_leases FORCE INDEX (PRIMARY) SET owner = '{id}', epoch = epoch + 1 \
             WHERE backend = {lane} AND FIND_IN_SET(shard, @outbox_taken); \
          SELECT backend, shard, epoch FROM outbox_leases \
             WHERE backend = {lane} AND owner = '{id}' AND FIND_IN_SET(shard, @outbox_taken); \
@@ -126,7 +126,7 @@ pub(super) fn release(worker: Uuid, leases: &[(Shard, i64)]) -> String {
     let named: Vec<String> =
         leases.iter().map(|(shard, epoch)| format!("({}, {}, {epoch})", quote(&shard.lane), shard.number)).collect();
     format!(
-        "UPDATE outbox_leases SET owner = NULL WHERE owner = '{}' AND (backend, shard, epoch) IN ({})",
+        "UPDATE outbox_leases FORCE INDEX (PRIMARY) SET owner = NULL WHERE owner = '{}' AND (backend, shard, epoch) IN ({})",
         id(worker),
         named.join(", ")
     )

@@ -85,9 +85,8 @@ pub(super) async fn record(session: &mut Session<'_>, events: &[Acceptance]) -> 
             Some(row) if row.published && row.status == "failed" => {}
             // It owes nothing.
             Some(row) if row.published && row.status == "published" => {
-                if event.deletes {
-                    firsts.entry((Owed::new(), true)).or_default().push(event.id);
-                }
+                let deleted = event.deletes.then_some(event.id);
+                firsts.entry((Owed::new(), event.deletes)).or_default().extend(deleted);
             }
             Some(row) if row.published => {
                 let uncalled = row.uncalled(&event.asked);
