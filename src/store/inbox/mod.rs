@@ -16,9 +16,11 @@ pub(crate) use self::table::MYSQL_TABLE;
 pub(crate) use self::table::POSTGRES_TABLE;
 #[cfg(feature = "sqlite")]
 pub(crate) use self::table::SQLITE_TABLE;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) use self::table::delete_older;
 #[cfg(feature = "inbox")]
 pub(crate) use self::table::{delete_before, table};
-pub(crate) use self::table::{delete_older, exists, find, missing};
+pub(crate) use self::table::{exists, find, missing};
 
 /// A statement with placeholders in the order of its parameters: `$1` on PostgreSQL, `?1` on SQLite.
 #[derive(Debug)]

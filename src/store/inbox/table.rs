@@ -117,6 +117,7 @@ pub(crate) fn delete_before(dialect: Dialect, micros: i64) -> InboxStatement {
     InboxStatement { sql, params: vec![micros.to_string()] }
 }
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 /// Deletes notes that are older than this by the database's clock; one row for each.
 pub(crate) fn delete_older(dialect: Dialect, kept: std::time::Duration) -> InboxStatement {
     let sql = match dialect {
