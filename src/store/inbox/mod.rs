@@ -16,7 +16,10 @@ pub(crate) use self::table::MYSQL_TABLE;
 pub(crate) use self::table::POSTGRES_TABLE;
 #[cfg(feature = "sqlite")]
 pub(crate) use self::table::SQLITE_TABLE;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg_attr(
+    not(any(feature = "postgres", feature = "sqlite")),
+    allow(unused_imports, reason = "MariaDB counts the rows that a statement has changed")
+)]
 pub(crate) use self::table::delete_older;
 #[cfg(feature = "inbox")]
 pub(crate) use self::table::{delete_before, table};

@@ -71,3 +71,28 @@ async fn oldest_transaction(session: &mut Session<'_>) -> Result<Option<(Duratio
         Err(failure) => Err(failure),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::store::conformance::Fixture;
+    use crate::store::mysql::fixture::MysqlFixture;
+
+    #[tokio::test]
+    async fn a_missing_index_and_a_cascade_are_found() {
+        let fixture = MysqlFixture::fresh().await;
+        let facts = fixture.store().inspect().await.unwrap();
+        assert!(facts.missing_indexes.is_empty() && facts.cascades.is_empty(), "{facts:?}");
+        assert!(facts.clock.is_some() && !facts.has_no_seq_default, "{facts:?}");
+        assert!(facts.connections.is_some_and(|connections| connections.most > 0), "{facts:?}");
+        fixture.execute("DROP INDEX outbox_events_listed ON outbox_events").await;
+        fixture
+            .execute(
+                "CREATE TABLE refers (event uuid, CONSTRAINT goes_too FOREIGN KEY (event) \
+                 REFERENCES outbox_events (id) ON DELETE CASCADE)",
+            )
+            .await;
+        let facts = fixture.store().inspect().await.unwrap();
+        assert_eq!(facts.missing_indexes, ["outbox_events_listed"]);
+        assert_eq!(facts.cascades, ["refers (goes_too)"]);
+    }
+}

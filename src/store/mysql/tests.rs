@@ -13,7 +13,8 @@ use super::session::{Session, in_transaction, on_session};
 use crate::error::{PublishError, StoreError};
 use crate::publish::{NewEvent, publish};
 use crate::store::conformance::Fixture;
-use crate::store::{AdminStore, Result, SchemaStore};
+use crate::store::{Acceptance, AdminStore, Care, Result, SchemaStore};
+use crate::test_support::{PATIENCE, eventually};
 
 const DEADLOCK: &str = "SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'text'";
 
@@ -141,4 +142,44 @@ async fn ids_may_be_text() {
     for event in stored {
         assert_eq!(store.find(event.id).await.unwrap(), Some(event));
     }
+}
+
+/// What is committed and not yet durable may be seen: a repetition that finds nothing to do must not be durable before it.
+#[tokio::test]
+async fn a_repeated_settle_and_a_comparison_with_a_journal_write_something() {
+    let fixture = MysqlFixture::fresh().await;
+    let store = fixture.store();
+    let sent = store.insert(vec![NewEvent::new("t", "s")]).await.unwrap().remove(0);
+    fixture.execute("CREATE TABLE seen (id integer AUTO_INCREMENT PRIMARY KEY)").await;
+    fixture
+        .execute(
+            "CREATE TRIGGER see BEFORE DELETE ON outbox_confirmations FOR EACH ROW INSERT INTO seen VALUES (DEFAULT)",
+        )
+        .await;
+    for (deletes, care) in
+        [(false, Care::Usual), (false, Care::AfterDoubt), (true, Care::Usual), (true, Care::AfterDoubt)]
+    {
+        let (id, seq, asked) = (sent.id, sent.seq, std::sync::Arc::default());
+        let acceptance = Acceptance { id, seq, place: None, asked, left: Vec::new(), deletes };
+        store.settle_published(&[acceptance], care).await.unwrap();
+    }
+    assert_eq!(fixture.number("SELECT count(*) FROM seen").await, 3, "all but the first");
+    assert!(store.find_unsettled("", &[(sent.id, sent.seq)]).await.unwrap().is_empty());
+    assert_eq!(fixture.number("SELECT count(*) FROM seen").await, 4);
+    assert_eq!(fixture.number("SELECT count(*) FROM outbox_confirmations").await, 0);
+}
+
+#[tokio::test]
+async fn a_process_that_stops_within_a_transaction_loses_its_locks() {
+    let fixture = MysqlFixture::fresh().await;
+    let store = store_at(&fixture.database.url);
+    let mut stopped = store.pool.session("test").await.unwrap();
+    stopped.begin().await.unwrap();
+    stopped.run("UPDATE outbox_meta SET protocol = 3").await.unwrap();
+    let mut other = fixture.database.connect().await;
+    let lock = "SELECT protocol FROM outbox_meta FOR UPDATE NOWAIT";
+    assert!(other.query_drop(lock).await.is_err());
+    eventually("the lock is free", PATIENCE * 2, async || other.query_drop(lock).await.is_ok()).await;
+    assert!(stopped.commit().await.is_err());
+    assert_eq!(fixture.number("SELECT CAST(protocol AS signed) FROM outbox_meta").await, 2);
 }

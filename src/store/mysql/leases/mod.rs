@@ -6,6 +6,8 @@
 
 mod read;
 mod sql;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
