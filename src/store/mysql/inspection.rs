@@ -16,8 +16,9 @@ const CONNECTIONS: &str = "SELECT CAST(@@global.max_connections AS signed), \
     (SELECT COUNT(*) FROM information_schema.processlist WHERE user <> SUBSTRING_INDEX(CURRENT_USER(), '@', 1)), \
     CAST(@@session.max_user_connections AS signed)";
 
-/// It needs the right PROCESS.
-const OLDEST_TRANSACTION: &str = "SELECT TIMESTAMPDIFF(MICROSECOND, t.trx_started, NOW(6)) DIV 1000, \
+/// It needs the right PROCESS. The times of this table are in the server's own time zone.
+const OLDEST_TRANSACTION: &str = "SELECT TIMESTAMPDIFF(MICROSECOND, t.trx_started, \
+            CONVERT_TZ(UTC_TIMESTAMP(6), '+00:00', 'SYSTEM')) DIV 1000, \
         CONCAT('connection ', t.trx_mysql_thread_id) \
     FROM information_schema.innodb_trx t WHERE t.trx_mysql_thread_id <> CONNECTION_ID() ORDER BY t.trx_started LIMIT 1";
 
