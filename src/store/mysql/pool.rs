@@ -33,8 +33,8 @@ const SETUP: &[&str] = &[
 const LEASES: &str = "SET SESSION group_concat_max_len = 1000000, innodb_lock_wait_timeout = 1 \
     /*M!100300 , innodb_lock_wait_timeout = 0 */";
 
-/// How long a connection may be unused before it is tested.
-const TRUSTED: Duration = Duration::from_secs(30);
+/// How long a connection may be unused before it is tested: the server closes it after twice as long.
+pub(super) const TRUSTED: Duration = Duration::from_secs(30);
 
 pub(super) struct Pool {
     pub(super) address: Address,

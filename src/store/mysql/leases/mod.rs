@@ -22,7 +22,7 @@ use self::read::{ReadLease, Rows, WorkerState, value};
 use super::SHARDS;
 use super::address::Address;
 use super::error::Failure;
-use super::pool::open_for_leases;
+use super::pool::{TRUSTED, open_for_leases};
 use super::session::{ANSWER_LIMIT, Session};
 use super::statement::{Statement, Value};
 use crate::error::StoreError;
@@ -43,7 +43,8 @@ fn beat_limit(lease: Duration) -> Duration {
 
 pub(super) struct MysqlLeases {
     address: Address,
-    connection: Option<Conn>,
+    /// And when it was used last.
+    connection: Option<(Conn, Instant)>,
     /// The number of the last heartbeat that is known to be recorded.
     last: Option<i64>,
     /// The backends and handlers that were reported last, as JSON.
@@ -72,15 +73,15 @@ impl MysqlLeases {
     /// a transaction that the text began.
     async fn ask(&mut self, operation: &'static str, limit: Duration, sql: &str) -> Result<Vec<Rows>> {
         let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => open_for_leases(&self.address).await?,
+            Some((connection, used)) if used.elapsed() < TRUSTED => connection,
+            _ => open_for_leases(&self.address).await?,
         };
         let Ok(answer) = tokio::time::timeout(limit, read_all(&mut connection, sql)).await else {
             return Err(StoreError::Timeout { operation, limit });
         };
         match answer {
             Ok(results) => {
-                self.connection = Some(connection);
+                self.connection = Some((connection, Instant::now()));
                 Ok(results)
             }
             Err(error) => {

@@ -75,7 +75,7 @@ impl Usual {
 pub(super) async fn record(session: &mut Session<'_>, events: &[Acceptance]) -> Result<Vec<SettledEvent>, Failure> {
     let found = Found::lock(session, &events.iter().map(|event| (event.id, event.seq)).collect::<Vec<_>>()).await?;
     let announced = Announced::read(session).await?;
-    // The first acceptances, by what they owe.
+    // The events that have no deliveries yet, by what they owe.
     let mut firsts: BTreeMap<(Owed, bool), Vec<Uuid>> = BTreeMap::new();
     let mut outcomes = Vec::with_capacity(events.len());
     for event in events {
@@ -83,6 +83,12 @@ pub(super) async fn record(session: &mut Session<'_>, events: &[Acceptance]) -> 
         match found.row(event.id, event.seq) {
             // It was failed after its backend accepted it: it stays failed.
             Some(row) if row.published && row.status == "failed" => {}
+            // It owes nothing.
+            Some(row) if row.published && row.status == "published" => {
+                if event.deletes {
+                    firsts.entry((Owed::new(), true)).or_default().push(event.id);
+                }
+            }
             Some(row) if row.published => {
                 let uncalled = row.uncalled(&event.asked);
                 let left = event.left.iter().chain(&uncalled).map(String::as_str);

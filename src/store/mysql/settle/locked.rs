@@ -93,7 +93,7 @@ impl Found {
     }
 }
 
-/// Those of the events that exist, held or not.
+/// Those of the events that exist, locked or not.
 pub(in crate::store::mysql) async fn find_others(
     session: &mut Session<'_>,
     events: impl Iterator<Item = (Uuid, i64)>,
