@@ -92,6 +92,10 @@ mod period;
 pub(crate) mod postgres;
 pub(crate) mod report;
 mod schema;
+#[cfg_attr(
+    not(any(feature = "postgres", feature = "sqlite")),
+    allow(dead_code, reason = "MariaDB has a query of its own for scans")
+)]
 mod selection;
 mod settled;
 #[cfg(feature = "redis")]

@@ -16,8 +16,9 @@ const CONNECTIONS: &str = "SELECT CAST(@@global.max_connections AS signed), \
     (SELECT COUNT(*) FROM information_schema.processlist WHERE user <> SUBSTRING_INDEX(CURRENT_USER(), '@', 1)), \
     CAST(@@session.max_user_connections AS signed)";
 
-/// It needs the right PROCESS.
-const OLDEST_TRANSACTION: &str = "SELECT TIMESTAMPDIFF(MICROSECOND, t.trx_started, NOW(6)) DIV 1000, \
+/// It needs the right PROCESS. The times of this table are in the server's own time zone.
+const OLDEST_TRANSACTION: &str = "SELECT TIMESTAMPDIFF(MICROSECOND, t.trx_started, \
+            CONVERT_TZ(UTC_TIMESTAMP(6), '+00:00', 'SYSTEM')) DIV 1000, \
         CONCAT('connection ', t.trx_mysql_thread_id) \
     FROM information_schema.innodb_trx t WHERE t.trx_mysql_thread_id <> CONNECTION_ID() ORDER BY t.trx_started LIMIT 1";
 
@@ -69,5 +70,30 @@ async fn oldest_transaction(session: &mut Session<'_>) -> Result<Option<(Duratio
         Ok(rows) => Ok(rows.into_iter().next().map(|(age, what)| (Duration::from_millis(age.unsigned_abs()), what))),
         Err(failure) if failure.is_refusal() => Ok(None),
         Err(failure) => Err(failure),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::store::conformance::Fixture;
+    use crate::store::mysql::fixture::MysqlFixture;
+
+    #[tokio::test]
+    async fn a_missing_index_and_a_cascade_are_found() {
+        let fixture = MysqlFixture::fresh().await;
+        let facts = fixture.store().inspect().await.unwrap();
+        assert!(facts.missing_indexes.is_empty() && facts.cascades.is_empty(), "{facts:?}");
+        assert!(facts.clock.is_some() && !facts.has_no_seq_default, "{facts:?}");
+        assert!(facts.connections.is_some_and(|connections| connections.most > 0), "{facts:?}");
+        fixture.execute("DROP INDEX outbox_events_listed ON outbox_events").await;
+        fixture
+            .execute(
+                "CREATE TABLE refers (event uuid, CONSTRAINT goes_too FOREIGN KEY (event) \
+                 REFERENCES outbox_events (id) ON DELETE CASCADE)",
+            )
+            .await;
+        let facts = fixture.store().inspect().await.unwrap();
+        assert_eq!(facts.missing_indexes, ["outbox_events_listed"]);
+        assert_eq!(facts.cascades, ["refers (goes_too)"]);
     }
 }

@@ -139,3 +139,43 @@ pub(super) async fn workers(session: &mut Session<'_>) -> Result<Vec<WorkerRow>,
 fn span(now: i64, since: i64) -> Duration {
     Duration::from_micros(u64::try_from(now.saturating_sub(since)).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::MANY;
+    use crate::store::CountMode;
+    use crate::store::conformance::Fixture;
+    use crate::store::mysql::fixture::MysqlFixture;
+
+    #[tokio::test]
+    async fn many_published_events_are_estimated_and_all_others_counted() {
+        let fixture = MysqlFixture::fresh().await;
+        let insert = async |events: i64, status: &str| {
+            let insert = format!(
+                "INSERT INTO outbox_events (id, event_type, source, status) \
+                 SELECT REPLACE(UUID(), '-', ''), 't', 's', '{status}' FROM seq_1_to_{events}"
+            );
+            fixture.execute(&insert).await;
+        };
+        let count = async |counting| {
+            let counts = fixture.store().overview(counting).await.unwrap();
+            (counts.counts, counts.published_is_estimate)
+        };
+        let counts = |counts: &[(&str, i64)]| -> Vec<(String, i64)> {
+            counts.iter().map(|(status, count)| ((*status).to_owned(), *count)).collect()
+        };
+        insert(7, "failed").await;
+        insert(5, "oops").await;
+        insert(3, "pending").await;
+        insert(30, "published").await;
+        let few = counts(&[("failed", 7), ("oops", 5), ("pending", 3), ("published", 30)]);
+        assert_eq!(count(CountMode::Roughly).await, (few, false));
+        insert(3 * MANY / 2, "published").await;
+        fixture.execute("ANALYZE TABLE outbox_events").await;
+        let (rough, is_estimate) = count(CountMode::Roughly).await;
+        assert!(is_estimate && rough[..3] == counts(&[("failed", 7), ("oops", 5), ("pending", 3)]), "{rough:?}");
+        assert!((MANY..2 * MANY).contains(&rough[3].1), "{rough:?}");
+        let (exact, is_estimate) = count(CountMode::Exactly).await;
+        assert_eq!((exact[3].1, is_estimate), (3 * MANY / 2 + 30, false));
+    }
+}

@@ -1,6 +1,7 @@
 //! What stands before a handler's due deliveries: for each key, the first delivery that is not among those read, and the
 //! first unsettled event.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use diesel::sql_types::{BigInt, Nullable, Text};
@@ -58,7 +59,8 @@ impl Ends {
         let mut keys: Vec<Key> = Vec::new();
         for due in due.iter().filter(|due| !due.key.is_empty()) {
             let key = (due.lane.clone(), due.key.clone());
-            if self.0.insert(key.clone(), End::default()).is_none() {
+            if let Entry::Vacant(vacant) = self.0.entry(key.clone()) {
+                vacant.insert(End::default());
                 keys.push(key);
             }
         }
