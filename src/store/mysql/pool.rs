@@ -29,9 +29,8 @@ const SETUP: &[&str] = &[
      in_predicate_conversion_threshold = 0 */",
 ];
 
-/// After [`SETUP`], for leases: no statement waits for a row lock. MySQL's shortest wait is a second.
-const LEASES: &str = "SET SESSION group_concat_max_len = 1000000, innodb_lock_wait_timeout = 1 \
-    /*M!100300 , innodb_lock_wait_timeout = 0 */";
+/// After [`SETUP`], for leases: lists of workers of any length.
+const LEASES: &str = "SET SESSION group_concat_max_len = 1000000";
 
 /// How long a connection may be unused before it is tested: the server closes it after twice as long.
 pub(super) const TRUSTED: Duration = Duration::from_secs(30);
@@ -101,10 +100,10 @@ pub(super) async fn connect(address: &Address) -> Result<AsyncMysqlConnection> {
 
 /// A connection for leases, to a server that accepts writes.
 pub(super) async fn open_for_leases(address: &Address) -> Result<Conn> {
-    let setup: Vec<&str> = SETUP.iter().copied().chain([LEASES]).collect();
-    let options = address.options(&setup).await?;
+    let options = address.options(SETUP).await?;
     let opening = async {
         let mut connection = Conn::new(options).await?;
+        connection.query_drop(LEASES).await?;
         let read_only: Option<u8> = connection.query_first("SELECT @@global.read_only").await?;
         Ok((connection, read_only))
     };

@@ -1,8 +1,8 @@
 //! Leases on a connection of their own.
 //!
 //! Each write is one text, of one statement or of a transaction: the server receives all of it together, so a worker that
-//! stops in its middle leaves no lock behind. No statement waits for a row that another transaction has locked. A free lease
-//! has no owner: no program of this database follows an older protocol.
+//! stops in its middle leaves no lock behind. No statement waits longer than a second for a row that another transaction has
+//! locked. A free lease has no owner: no program of this database follows an older protocol.
 
 mod read;
 mod sql;
@@ -31,15 +31,18 @@ use crate::store::{
     Heartbeat, LaneName, LeaseRow, LeaseSnapshot, LeaseStore, PROTOCOL, Result, Shard, forgotten_after,
 };
 
-/// The time limit for an optional reply, or for one that a later heartbeat can ask for again.
-const SHORT_LIMIT: Duration = Duration::from_secs(1);
+/// The time limit for an optional reply, or for one that a later heartbeat can ask for again. It is longer than the server
+/// waits for a lock.
+const SHORT_LIMIT: Duration = Duration::from_secs(2);
+
+const SHORTEST_BEAT_LIMIT: Duration = Duration::from_secs(1);
 
 /// The pause after another transaction had locked the worker's row, usually to acquire its leases.
 const SKIPPED_PAUSE: Duration = Duration::from_millis(50);
 
 /// The time limit for a reply on which the leases depend: a silent connection must be noticed before they expire.
 fn beat_limit(lease: Duration) -> Duration {
-    (lease / 3).max(SHORT_LIMIT).min(ANSWER_LIMIT)
+    (lease / 3).max(SHORTEST_BEAT_LIMIT).min(ANSWER_LIMIT)
 }
 
 pub(super) struct MysqlLeases {
@@ -224,7 +227,7 @@ impl MysqlLeases {
     }
 }
 
-/// Errors in a later statement come with its result.
+/// The driver keeps an error of a later statement until the end of the results is read.
 async fn read_all(connection: &mut Conn, sql: &str) -> mysql_async::Result<Vec<Rows>> {
     let mut answer = connection.query_iter(sql).await?;
     let mut results = Vec::new();
@@ -235,6 +238,7 @@ async fn read_all(connection: &mut Conn, sql: &str) -> mysql_async::Result<Vec<R
             results.push(rows);
         }
     }
+    answer.drop_result().await?;
     Ok(results)
 }
 

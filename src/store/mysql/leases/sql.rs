@@ -94,7 +94,8 @@ pub(super) fn free(lanes: &[LaneName]) -> String {
 }
 
 /// Acquires free leases, and those of workers that have expired. Such a worker's row is locked first and its end checked
-/// under the lock, so a heartbeat of its own comes either before, or after and finds that the lease is another's.
+/// under the lock, so a heartbeat of its own comes either before, or after and finds that the lease is another's. The UPDATE
+/// names the rows that it changes, because it would wait for any other.
 pub(super) fn acquire(
     worker: Uuid,
     lane: &str,
@@ -110,8 +111,9 @@ pub(super) fn acquire(
             WHERE l.backend = {lane} AND (l.owner IS NULL OR FIND_IN_SET(CAST(l.owner AS char), @outbox_ended) \
                 OR l.owner IN ({absent}) AND NOT EXISTS (SELECT 1 FROM outbox_heartbeats h WHERE h.worker = l.owner)) \
             FOR UPDATE SKIP LOCKED; \
-         UPDATE outbox_leases FORCE INDEX (PRIMARY) SET owner = '{id}', epoch = epoch + 1 \
-            WHERE backend = {lane} AND FIND_IN_SET(shard, @outbox_taken); \
+         SET @outbox_lane = {lane}, @outbox_take = CONCAT('UPDATE outbox_leases FORCE INDEX (PRIMARY) \
+            SET owner = ''{id}'', epoch = epoch + 1 WHERE backend = ? AND shard IN (', COALESCE(@outbox_taken, '-1'), ')'); \
+         PREPARE outbox_take FROM @outbox_take; EXECUTE outbox_take USING @outbox_lane; DEALLOCATE PREPARE outbox_take; \
          SELECT backend, shard, epoch FROM outbox_leases \
             WHERE backend = {lane} AND owner = '{id}' AND FIND_IN_SET(shard, @outbox_taken); \
          COMMIT",

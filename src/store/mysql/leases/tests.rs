@@ -146,7 +146,7 @@ async fn a_heartbeat_does_not_count_and_frees_nothing_while_its_row_is_locked() 
     let mut holder = fixture.begin().await;
     let lock = format!("SELECT beat FROM outbox_heartbeats WHERE worker = {} FOR UPDATE", fixture.id(worker));
     holder.execute(&lock).await;
-    let beat = Heartbeat { held, lease: Duration::from_secs(3), ..heartbeat(worker) };
+    let beat = Heartbeat { held, lease: Duration::from_secs(6), ..heartbeat(worker) };
     let error = owner.beat(&beat).await.unwrap_err();
     assert!(matches!(error, StoreError::Locked { .. }), "{error}");
     assert!(taker.acquire(other, &lane(), 32, LEASE).await.unwrap().is_empty());
@@ -168,6 +168,7 @@ async fn a_lease_whose_row_is_locked_keeps_no_others() {
     assert_eq!(taker.acquire(other, &lane(), 32, LEASE).await.unwrap().len(), 31);
     // What was not released is seen, and its worker's departure frees it.
     owner.leave(worker).await.unwrap();
+    assert_eq!(fixture.number("SELECT count(*) FROM outbox_workers").await, 1);
     holder.rollback().await;
     taker.beat(&heartbeat(other)).await.unwrap();
     let rest = taker.acquire(other, &lane(), 32, LEASE).await.unwrap();
