@@ -193,3 +193,28 @@ async fn rows_that_another_transaction_holds_keep_no_others() {
     test.wait_published().await;
     test.assert_delivered(2_000).await;
 }
+
+#[tokio::test]
+async fn an_operator_changes_events_beside_a_worker() {
+    let test = MysqlOutbox::new().await;
+    let worker = test.worker("first");
+    test.insert(500).await;
+    test.wait_published().await;
+    test.wait_owners(&["first"]).await;
+    let settings = test.settings("");
+    let said = async |arguments: &[&str]| {
+        let mut command = Running::spawn(&mut test.outbox(&settings, arguments));
+        let status = command.wait_exit(DRAIN).await;
+        assert!(status.success(), "{arguments:?}: {status}: {}", command.stderr());
+    };
+    let length = test.length().await;
+    said(&["events", "replay", "--since", "1h", "--key", "key-7", "--yes"]).await;
+    test.wait_published().await;
+    assert_eq!(test.length().await, length + 10, "those of one key, again");
+    said(&["events", "list", "--status", "published"]).await;
+    said(&["events", "delete", "--key", "key-8", "--yes"]).await;
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events").await, 490);
+    assert_eq!(test.number("SELECT CAST(sum(events) AS signed) FROM outbox_audit").await, 20);
+    said(&["status"]).await;
+    drop(worker);
+}
