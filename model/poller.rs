@@ -55,11 +55,13 @@ impl State {
         Fetch { open, rows, asked: (!has_key).then(Asked::default) }
     }
 
-    /// `questions` and `blockers`: for rows that are not in flight, except events in flight.
+    /// `questions` and `blockers`: for rows that are not in flight, except events in flight, which are known by id and `seq`.
     pub(crate) fn question(&self, w: usize, fetch: &Fetch) -> Asked {
         let in_flight = &self.workers[w].in_flight;
         let read = |event: Event| fetch.rows[event as usize].is_some() && in_flight.entry(event).is_none();
-        let except = |event: Event| read(event) || in_flight.on_its_way(event);
+        let is_same =
+            |event: Event| in_flight.entry(event).is_some_and(|entry| self.database.has(entry.row.publication));
+        let except = |event: Event| read(event) || in_flight.on_its_way(event) && is_same(event);
         let up_to = Event::ALL.into_iter().filter(|event| event.has_key() && read(*event)).max();
         let blocked = up_to.is_some_and(|last| self.database.blockers(last, except));
         Asked { up_to, blocked }

@@ -67,7 +67,8 @@ CREATE INDEX outbox_events_held ON outbox_events (publisher_backend, partition_k
 CREATE INDEX outbox_events_stray ON outbox_events (id)
   WHERE seq IS NULL AND status IN ('pending', 'retry');
 
-CREATE INDEX outbox_events_created ON outbox_events (created_at);
+CREATE INDEX outbox_events_published ON outbox_events (created_at)
+  WHERE status = 'published';
 
 CREATE INDEX outbox_events_unpublished ON outbox_events (status, created_at)
   WHERE status <> 'published';

@@ -201,7 +201,6 @@ mod tests {
 
     use super::*;
     use crate::event::Status;
-    use crate::settings::Settings;
     use crate::store::conformance::Fixture;
     use crate::store::sqlite::fixture::SqliteFixture;
 
@@ -213,8 +212,12 @@ mod tests {
              INSERT INTO outbox_events (id, event_type, source, status) SELECT randomblob(16), 't', 's', 'failed' FROM n"
         );
         fixture.execute(&insert).await;
-        let admin =
-            OutboxAdmin { store: fixture.store(), settings: Arc::new(Settings::default()), backends: Arc::default() };
+        let admin = OutboxAdmin {
+            store: fixture.store(),
+            settings: Arc::default(),
+            backends: Arc::default(),
+            retention: Arc::default(),
+        };
         (fixture, admin)
     }
 

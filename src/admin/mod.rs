@@ -66,12 +66,12 @@ pub use self::status::{BackendStatus, OutboxStatus, WorkerStatus};
 use crate::error::{StoreError, SystemError};
 use crate::event::OutboxEvent;
 use crate::settings::Settings;
-use crate::store::Store;
 pub use crate::store::migrate::{MigrationPlan, MigrationProgress, MigrationStep};
 pub use crate::store::{
     Action, AuditEntry, BackendPause, CountMode, CreatedCursor, DataPart, EventFilter, HistoryBucket, InvalidCursor,
     OutcomeCounts, Resolution, Unreadable,
 };
+use crate::store::{RetentionRun, Store};
 use crate::system::Backends;
 
 #[cfg(feature = "consumer")]
@@ -90,6 +90,8 @@ pub struct OutboxAdmin {
     store: Arc<dyn Store>,
     settings: Arc<Settings>,
     backends: Arc<Backends>,
+    /// How far deleting old events has come.
+    retention: Arc<tokio::sync::Mutex<RetentionRun>>,
 }
 
 impl OutboxAdmin {
@@ -105,7 +107,7 @@ impl OutboxAdmin {
 
     pub(crate) fn with_backends(settings: &Settings, backends: Arc<Backends>) -> Result<Self, SystemError> {
         let store = crate::store::connect(&settings.database)?;
-        Ok(Self { store, settings: Arc::new(settings.clone()), backends })
+        Ok(Self { store, settings: Arc::new(settings.clone()), backends, retention: Arc::default() })
     }
 
     /// The outbox's own id, which its fields in Redis carry.

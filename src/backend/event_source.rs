@@ -158,6 +158,16 @@ pub(crate) struct Renewed {
     pub(crate) refused: Refusals,
 }
 
+/// The outcome for an entry that is to become a dead letter.
+#[derive(Debug)]
+pub(crate) enum SetAside {
+    Moved,
+    /// It is not this consumer's any more.
+    Lost,
+    /// Its stream, or the one of its dead letters, refuses the call.
+    Refused(SourceUnavailable),
+}
+
 /// The streams of a consumer. After an error it is not known whether the call had an effect; each can be repeated.
 #[async_trait]
 pub(crate) trait EventSource: Send + Sync + 'static {
@@ -167,8 +177,11 @@ pub(crate) trait EventSource: Send + Sync + 'static {
     /// Takes entries that were left, oldest first.
     async fn claim(&self, most: usize) -> Result<Claimed, SourceUnavailable>;
 
-    /// Reads entries of one stream again, in their order; `None` for those that were trimmed.
-    async fn load(&self, entries: &[EntryRef]) -> Result<Vec<Option<Content>>, SourceUnavailable>;
+    /// Reads entries of one stream again, in their order; `None` for those that were trimmed. The inner error: the stream refuses it.
+    async fn load(
+        &self,
+        entries: &[EntryRef],
+    ) -> Result<Result<Vec<Option<Content>>, SourceUnavailable>, SourceUnavailable>;
 
     /// Records that entries are done.
     async fn acknowledge(&self, entries: &[EntryRef]) -> Result<Refusals, SourceUnavailable>;
@@ -176,14 +189,17 @@ pub(crate) trait EventSource: Send + Sync + 'static {
     /// Renews entries that are still this consumer's.
     async fn renew(&self, renewals: &[Renewal]) -> Result<Renewed, SourceUnavailable>;
 
-    /// Moves an entry to the dead letters and acknowledges it, unless it is not this consumer's any more: then `false`.
-    async fn set_aside(&self, letter: &DeadLetter) -> Result<bool, SourceUnavailable>;
+    /// Moves an entry to the dead letters and acknowledges it, unless it is not this consumer's any more.
+    async fn set_aside(&self, letter: &DeadLetter) -> Result<SetAside, SourceUnavailable>;
 
     /// What is left to do.
     async fn backlogs(&self) -> Result<Vec<Backlog>, SourceUnavailable>;
 
     /// Leaves the group, and removes from it consumers that left nothing behind.
     async fn leave(&self) -> Result<(), SourceUnavailable>;
+
+    /// Leaves these streams unread for a moment, because too many of their entries wait for calls that were refused.
+    fn rest(&self, streams: &BTreeSet<usize>);
 
     /// A stream that refuses calls and is not read meanwhile, with the reason.
     fn refusing(&self) -> Option<SourceUnavailable>;

@@ -60,9 +60,9 @@ pub(super) async fn acknowledge(context: Arc<ConsumerContext>, mut handled: mpsc
     }
 }
 
-/// Such an entry takes no room from others.
+/// Such an entry takes no room from those of other streams.
 fn wait(context: &ConsumerContext, stream: &mut Refusing, entry: EntryRef) {
-    context.held.set_waiting(entry, true);
+    context.held.set_refused(entry);
     stream.entries.push(entry);
 }
 
@@ -84,7 +84,7 @@ fn remove(context: &ConsumerContext, entries: &mut Vec<EntryRef>) {
     context.metrics.acknowledged.increment(entries.len() as u64);
     context.acknowledged.fetch_add(entries.len() as u64, Ordering::Relaxed);
     context.held.remove(entries.drain(..), BootInstant::now());
-    context.metrics.in_flight.set(context.held.len() as f64);
+    context.note_entries();
 }
 
 fn give_up(context: &ConsumerContext, refusing: &BTreeMap<usize, Refusing>) {

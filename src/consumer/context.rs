@@ -190,6 +190,12 @@ impl ConsumerContext {
         }
     }
 
+    /// Shows how many entries are in memory.
+    pub(super) fn note_entries(&self) {
+        self.metrics.in_flight.set(self.held.len() as f64);
+        self.metrics.waiting.set(self.held.waiting() as f64);
+    }
+
     /// Why the source cannot be used.
     pub(super) fn trouble(&self) -> Option<String> {
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);

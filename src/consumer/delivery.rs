@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::context::{Call, ConsumerContext};
 use super::held::Hold;
-use crate::backend::event_source::{DeadLetter, EntryRef, LeaseId, Received, Renewal};
+use crate::backend::event_source::{DeadLetter, EntryRef, LeaseId, Received, Renewal, SetAside};
 use crate::backoff::{NextTry, pause_after};
 use crate::clock::BootInstant;
 use crate::event::OutboxEvent;
@@ -44,6 +44,8 @@ struct Delivery {
     /// These include the next one.
     is_counted: bool,
     is_suspect: bool,
+    /// Its stream refused the last call for it.
+    is_refused: bool,
     /// The handlers that are not done.
     pending: Vec<Arc<Subscription>>,
 }
@@ -101,7 +103,8 @@ pub(super) async fn deliver(context: Arc<ConsumerContext>, received: Received) -
         return Ending::Handled;
     }
     let is_suspect = is_claimed && deliveries >= SUSPECT_FROM;
-    let delivery = Delivery { context, entry, lease, event, deliveries, is_counted: !is_claimed, is_suspect, pending };
+    let (is_counted, is_refused) = (!is_claimed, false);
+    let delivery = Delivery { context, entry, lease, event, deliveries, is_counted, is_suspect, is_refused, pending };
     delivery.run().await
 }
 
@@ -115,11 +118,17 @@ impl Delivery {
             }
             let Some(permits) = self.permits(&context).await else { return self.release() };
             match self.begin().await {
-                Start::Now => {}
+                Start::Now => {
+                    if std::mem::take(&mut self.is_refused) {
+                        context.held.set_active(self.entry);
+                    }
+                }
                 Start::Never(ending) => return ending,
                 Start::Later => {
                     drop(permits);
-                    if !self.pause(HANDLER_PAUSE).await {
+                    self.is_refused = true;
+                    context.held.set_refused(self.entry);
+                    if !self.has_passed(HANDLER_PAUSE).await {
                         return self.release();
                     }
                     continue;
@@ -156,12 +165,19 @@ impl Delivery {
 
     /// Waits for this time; `false` if handlers may not have it any more.
     async fn pause(&self, time: Duration) -> bool {
-        self.context.held.set_waiting(self.entry, true);
+        self.context.held.set_waiting(self.entry);
+        self.has_passed(time).await
+    }
+
+    /// Likewise, for an entry whose wait is noted.
+    async fn has_passed(&self, time: Duration) -> bool {
         let has_passed = tokio::select! {
             has_passed = self.context.pause(time) => has_passed,
             () = self.context.lease_ended(self.lease) => false,
         };
-        self.context.held.set_waiting(self.entry, false);
+        if !self.is_refused {
+            self.context.held.set_active(self.entry);
+        }
         has_passed
     }
 
@@ -178,9 +194,14 @@ impl Delivery {
         }
         let all = async {
             let quota = acquire(context.quota.as_ref()).await;
-            context.held.set_waiting(self.entry, self.is_suspect);
+            let waits = self.is_suspect && !self.is_refused;
+            if waits {
+                context.held.set_waiting(self.entry);
+            }
             let alone = acquire(self.is_suspect.then_some(&context.suspects)).await;
-            context.held.set_waiting(self.entry, false);
+            if waits {
+                context.held.set_active(self.entry);
+            }
             Some(Permits { work: context.permits.acquire().await.ok()?, alone, quota })
         };
         tokio::select! {
@@ -277,10 +298,14 @@ async fn set_aside(context: &ConsumerContext, lease: Option<LeaseId>, letter: De
         if context.hold(letter.entry, lease) == Hold::Lost {
             return Ending::Lost;
         }
-        let outcome = context.source.set_aside(&letter).await;
+        let (outcome, is_refused) = match context.source.set_aside(&letter).await {
+            Ok(SetAside::Refused(reason)) => (Err(reason), true),
+            outcome => (outcome, false),
+        };
         context.note(Call::SettingAside, &outcome);
         match outcome {
-            Ok(true) => {
+            Ok(SetAside::Lost | SetAside::Refused(_)) => return Ending::Lost,
+            Ok(SetAside::Moved) => {
                 tracing::warn!(
                     consumer = context.name, stream = context.source.stream_name(letter.entry.stream),
                     entry = %letter.entry.id, event.id = letter.event.as_ref().map(|event| event.id.to_string()),
@@ -291,14 +316,15 @@ async fn set_aside(context: &ConsumerContext, lease: Option<LeaseId>, letter: De
                 context.metrics.dead_lettered.increment(1);
                 return Ending::SetAside;
             }
-            Ok(false) => return Ending::Lost,
             Err(_) => {
                 // It takes no room from others meanwhile.
-                context.held.set_waiting(letter.entry, true);
+                match is_refused {
+                    true => context.held.set_refused(letter.entry),
+                    false => context.held.set_waiting(letter.entry),
+                }
                 if !context.pause(pause_after(failures)).await {
                     return Ending::Lost;
                 }
-                context.held.set_waiting(letter.entry, false);
                 failures = failures.saturating_add(1);
             }
         }

@@ -58,15 +58,15 @@ pub(super) async fn dispatch(
                     end(entry, ending);
                     key
                 }
-                Done::Loaded(key, Loaded { entries, ended }) => {
+                Done::Loaded(key, Loaded { entries, ended, parked }) => {
                     ended.into_iter().for_each(|(entry, ending)| end(entry, ending));
-                    keys.put_back(&key, entries);
+                    keys.put_back(&key, entries, parked);
                     Some(key)
                 }
             },
         };
         let Some(key) = free else { continue };
-        match keys.leave(&key, context.held.loadable()) {
+        match keys.leave(&key) {
             Some(Next::Entry(next)) => {
                 context.held.set_active(next.entry);
                 running.push(start(next, Some(key)));

@@ -117,7 +117,7 @@ impl OutboxConsumer {
         let asked = self.runtime.spawn(async move {
             let backlogs = context.source.backlogs().await.map_err(|error| SystemError::Source(error.to_string()))?;
             context.metrics.set_backlogs(&backlogs);
-            context.metrics.in_flight.set(context.held.len() as f64);
+            context.note_entries();
             Ok(())
         });
         asked.await.unwrap_or(Err(SystemError::Stopped))

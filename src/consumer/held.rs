@@ -1,12 +1,15 @@
 //! The entries that a consumer has in memory: read, and not yet acknowledged. They bound what it reads, and they are what it
 //! renews. Without I/O, behind one lock.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+mod sums;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use self::sums::{StageSums, Sums};
 use crate::backend::event_source::{EntryRef, Received, Renewal};
 use crate::clock::BootInstant;
 
@@ -19,11 +22,15 @@ const MOST_WAITING: usize = 5_000;
 const MOST_PARKED: usize = 100_000;
 const MOST_PARKED_PER_SECOND: u64 = 10_000;
 
-/// Events of one key that are loaded together, at most.
-const MOST_LOADED: usize = 100;
+/// A stream that refuses calls is read until this many of its entries, or this part of `max_bytes`, wait.
+const MOST_OF_A_REFUSING_STREAM: usize = 500;
+const BYTES_OF_A_REFUSING_STREAM: usize = 10;
 
 /// A consumer reads ahead as much as it has handled in this time.
 const READ_AHEAD: Duration = Duration::from_millis(200);
+
+/// The usual size of an entry is the average of about this many.
+const SIZES: usize = 16;
 
 /// The part of `reclaim_after` after which an entry is renewed, and the one after which it may be another consumer's.
 const RENEWED_AFTER: u32 = 4;
@@ -40,6 +47,8 @@ enum Stage {
     Behind,
     /// Likewise, and its event is not in memory.
     Parked,
+    /// It waits until its stream answers calls again.
+    Refused,
 }
 
 /// Whether an entry may be given to handlers.
@@ -57,6 +66,8 @@ pub(super) struct Held {
     state: Mutex<State>,
     /// There may be room for more, for each of the tasks that read.
     room: [Notify; 2],
+    /// There may be room for the event of a parked entry.
+    freed: Notify,
     /// What is read ahead at least: enough that no handler waits.
     least: usize,
     max_bytes: usize,
@@ -67,23 +78,12 @@ pub(super) struct Held {
 #[derive(Default)]
 struct State {
     entries: HashMap<EntryRef, HeldEntry>,
-    /// How many there are of each stream.
-    streams: BTreeMap<usize, usize>,
-    active: Sum,
-    /// These take no room from the active ones.
-    waiting: Sum,
-    behind: Sum,
-    parked: Sum,
+    sums: Sums,
     /// When entries were done, in groups.
     done: VecDeque<(BootInstant, usize)>,
     done_count: usize,
-}
-
-/// How many entries, and how large.
-#[derive(Default, Clone, Copy)]
-struct Sum {
-    entries: usize,
-    bytes: usize,
+    /// The usual size of entries that were read lately; 0 before the first.
+    usual_bytes: usize,
 }
 
 struct HeldEntry {
@@ -105,6 +105,7 @@ impl Held {
         Self {
             state: Mutex::default(),
             room: [Notify::new(), Notify::new()],
+            freed: Notify::new(),
             least,
             max_bytes,
             max_parked,
@@ -130,8 +131,8 @@ impl Held {
             stage: Stage::Active,
             is_leased: received.lease.is_some(),
         };
-        state.active.add(received.bytes);
-        *state.streams.entry(received.entry.stream).or_default() += 1;
+        state.sums.add(received.entry.stream, Stage::Active, received.bytes);
+        state.note_size(received.bytes);
         state.entries.insert(received.entry, entry);
         true
     }
@@ -142,28 +143,32 @@ impl Held {
         let mut count = 0;
         for entry in entries {
             if let Some(held) = state.entries.remove(&entry) {
-                state.sum(held.stage).remove(held.bytes);
+                state.sums.remove(entry.stream, held.stage, held.bytes);
                 count += 1;
-                if let Some(of_stream) = state.streams.get_mut(&entry.stream) {
-                    *of_stream -= 1;
-                    if *of_stream == 0 {
-                        state.streams.remove(&entry.stream);
-                    }
-                }
             }
         }
         state.done.push_back((now, count));
         state.done_count += count;
         drop(state);
-        self.room.iter().for_each(Notify::notify_one);
+        self.notify();
     }
 
-    /// Notes whether an entry waits for another try.
-    pub(super) fn set_waiting(&self, entry: EntryRef, waits: bool) {
-        self.state().set(entry, if waits { Stage::Waiting } else { Stage::Active });
-        if waits {
-            self.room.iter().for_each(Notify::notify_one);
-        }
+    /// Active entries have become fewer.
+    fn notify(&self) {
+        self.room.iter().for_each(Notify::notify_one);
+        self.freed.notify_one();
+    }
+
+    /// Notes that an entry waits for another try.
+    pub(super) fn set_waiting(&self, entry: EntryRef) {
+        self.state().set(entry, Stage::Waiting);
+        self.notify();
+    }
+
+    /// Notes that its stream refuses a call for an entry, which waits for the next one.
+    pub(super) fn set_refused(&self, entry: EntryRef) {
+        self.state().set(entry, Stage::Refused);
+        self.notify();
     }
 
     /// Notes that an entry waits for an earlier one of its key; returns whether there is room for its event. Otherwise it must be
@@ -171,28 +176,40 @@ impl Held {
     pub(super) fn wait_behind(&self, entry: EntryRef) -> bool {
         let mut state = self.state();
         let bytes = state.entries.get(&entry).map_or(0, |held| held.bytes);
-        let (entries, waiting_bytes) = state.waits();
-        let has_room = entries < MOST_WAITING && waiting_bytes + bytes <= self.max_bytes;
+        let waits = state.sums.all.waits();
+        let has_room = waits.entries < MOST_WAITING && waits.bytes + bytes <= self.max_bytes;
         state.set(entry, if has_room { Stage::Behind } else { Stage::Parked });
         drop(state);
-        self.room.iter().for_each(Notify::notify_one);
+        self.notify();
         has_room
     }
 
-    /// How many parked entries of a key may be loaded: one that handlers get next, and more if there is room for them.
-    pub(super) fn loadable(&self) -> usize {
-        let (entries, bytes) = self.state().waits();
-        if bytes < self.max_bytes { MOST_WAITING.saturating_sub(entries).clamp(1, MOST_LOADED) } else { 1 }
+    /// Notes that an entry, with its event, waits for an earlier one of its key.
+    pub(super) fn set_behind(&self, entry: EntryRef) {
+        self.state().set(entry, Stage::Behind);
     }
 
-    /// Notes that the event of a parked entry is in memory again.
-    pub(super) fn loaded(&self, entry: EntryRef, bytes: usize) {
+    /// Waits until there is room for the event of a parked entry whose turn has come, and takes it.
+    pub(super) async fn make_room_for(&self, entry: EntryRef) {
+        loop {
+            let freed = self.freed.notified();
+            if self.takes_room(entry) {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// The last one may be of any size.
+    fn takes_room(&self, entry: EntryRef) -> bool {
         let mut state = self.state();
-        state.set(entry, Stage::Behind);
-        let Some(held) = state.entries.get_mut(&entry) else { return };
-        let before = std::mem::replace(&mut held.bytes, bytes);
-        state.behind.remove(before);
-        state.behind.add(bytes);
+        let has_room = state.sums.all.active.bytes < self.max_bytes;
+        if has_room {
+            state.set(entry, Stage::Active);
+            // There may be room for the next one, too.
+            self.freed.notify_one();
+        }
+        has_room
     }
 
     /// Notes that an entry's turn has come.
@@ -208,9 +225,30 @@ impl Held {
         self.state().entries.len()
     }
 
+    /// The bytes of the entries whose events are in memory.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        let state = self.state();
+        state.sums.all.active.bytes + state.sums.all.waits().bytes
+    }
+
     /// The streams of which there are entries.
     pub(super) fn streams(&self) -> BTreeSet<usize> {
-        self.state().streams.keys().copied().collect()
+        self.state().sums.streams().collect()
+    }
+
+    /// The streams that refuse calls and of which enough entries wait: more of them must not be read.
+    pub(super) fn refusing(&self) -> BTreeSet<usize> {
+        let is_full = |sum: sums::Sum| {
+            sum.entries >= MOST_OF_A_REFUSING_STREAM || sum.bytes > self.max_bytes / BYTES_OF_A_REFUSING_STREAM
+        };
+        let state = self.state();
+        state.sums.refusing().filter(|(_, sum)| is_full(*sum)).map(|(stream, _)| stream).collect()
+    }
+
+    /// How many entries wait for another try.
+    pub(super) fn waiting(&self) -> usize {
+        self.state().sums.without_refusing().waiting.entries
     }
 
     /// How many entries may be read now: as many as were handled lately fit into memory, so that a slow consumer leaves
@@ -223,10 +261,12 @@ impl Held {
             state.done_count -= count;
         }
         let most = state.done_count.max(self.least).min(MOST_ENTRIES.max(self.least));
-        let State { active, waiting, parked, .. } = *state;
+        let StageSums { active, waiting, parked, .. } = state.sums.without_refusing();
         let has_bytes = (active.entries == 0 || active.bytes < self.max_bytes) && waiting.bytes <= self.max_bytes;
         let may_wait = MOST_WAITING.saturating_sub(waiting.entries).min(self.max_parked.saturating_sub(parked.entries));
-        if has_bytes { most.saturating_sub(active.entries).min(may_wait) } else { 0 }
+        // The server counts entries, and not bytes.
+        let fits = self.max_bytes.saturating_sub(active.bytes).div_ceil(state.usual_bytes.max(1)).max(1);
+        if has_bytes { most.saturating_sub(active.entries).min(may_wait).min(fits) } else { 0 }
     }
 
     /// Waits until an entry was removed, for the task that reads shared streams or the one that reads leased ones.
@@ -282,37 +322,18 @@ impl Held {
 }
 
 impl State {
-    fn sum(&mut self, stage: Stage) -> &mut Sum {
-        match stage {
-            Stage::Active => &mut self.active,
-            Stage::Waiting => &mut self.waiting,
-            Stage::Behind => &mut self.behind,
-            Stage::Parked => &mut self.parked,
-        }
+    fn note_size(&mut self, bytes: usize) {
+        self.usual_bytes = match self.usual_bytes {
+            0 => bytes,
+            usual => usual.saturating_mul(SIZES - 1).saturating_add(bytes).div_ceil(SIZES),
+        };
     }
 
     fn set(&mut self, entry: EntryRef, stage: Stage) {
         let Some(held) = self.entries.get_mut(&entry) else { return };
         let (before, bytes) = (std::mem::replace(&mut held.stage, stage), held.bytes);
-        self.sum(before).remove(bytes);
-        self.sum(stage).add(bytes);
-    }
-
-    /// The entries that wait with their events, and their bytes.
-    fn waits(&self) -> (usize, usize) {
-        (self.waiting.entries + self.behind.entries, self.waiting.bytes + self.behind.bytes)
-    }
-}
-
-impl Sum {
-    fn add(&mut self, bytes: usize) {
-        self.entries += 1;
-        self.bytes += bytes;
-    }
-
-    fn remove(&mut self, bytes: usize) {
-        self.entries -= 1;
-        self.bytes -= bytes;
+        self.sums.remove(entry.stream, before, bytes);
+        self.sums.add(entry.stream, stage, bytes);
     }
 }
 

@@ -16,6 +16,9 @@ pub(super) struct Parked {
     pub(super) lease: Option<LeaseId>,
 }
 
+/// Parked entries of a key that are loaded together, at most.
+const MOST_LOADED: usize = 100;
+
 /// An entry that waits for an earlier one of its key.
 #[derive(Debug)]
 pub(super) enum Queued {
@@ -68,14 +71,14 @@ impl Keys {
         None
     }
 
-    /// Ends a key's delivery; returns what is next: an entry, or up to this many that are parked.
-    pub(super) fn leave(&mut self, key: &Key, most: usize) -> Option<Next> {
+    /// Ends a key's delivery; returns what is next: an entry, or some that are parked.
+    pub(super) fn leave(&mut self, key: &Key) -> Option<Next> {
         let waiting = self.busy.get_mut(key)?;
         match waiting.pop_front() {
             Some(Queued::Read(received)) => Some(Next::Entry(received)),
             Some(Queued::Parked(first)) => {
                 let mut parked = vec![first];
-                while parked.len() < most
+                while parked.len() < MOST_LOADED
                     && let Some(Queued::Parked(next)) = waiting.front()
                 {
                     parked.push(*next);
@@ -90,9 +93,10 @@ impl Keys {
         }
     }
 
-    /// Puts entries that were loaded before all others of their key.
-    pub(super) fn put_back(&mut self, key: &Key, loaded: Vec<Received>) {
+    /// Puts entries that were loaded before all others of their key, and behind them those for which there was no room.
+    pub(super) fn put_back(&mut self, key: &Key, loaded: Vec<Received>, parked: Vec<Parked>) {
         let waiting = self.busy.entry(key.clone()).or_default();
+        parked.into_iter().rev().for_each(|parked| waiting.push_front(Queued::Parked(parked)));
         loaded.into_iter().rev().for_each(|received| waiting.push_front(Queued::Read(received)));
     }
 }
@@ -112,8 +116,8 @@ mod tests {
     }
 
     /// The numbers of what is next.
-    fn next(keys: &mut Keys, most: usize) -> Vec<u64> {
-        match keys.leave(&key("a"), most) {
+    fn next(keys: &mut Keys) -> Vec<u64> {
+        match keys.leave(&key("a")) {
             Some(Next::Entry(received)) => vec![received.entry.id.number],
             Some(Next::Parked(parked)) => parked.iter().map(|parked| parked.entry.id.number).collect(),
             None => Vec::new(),
@@ -129,7 +133,7 @@ mod tests {
         assert!(keys.enter(Some(&key("a")), received(3), keep).is_none());
         assert!(keys.enter(Some(&key("b")), received(4), keep).is_some());
         assert!(keys.enter(None, received(5), keep).is_some());
-        assert_eq!([next(&mut keys, 9), next(&mut keys, 9), next(&mut keys, 9)], [vec![2], vec![3], vec![]]);
+        assert_eq!([next(&mut keys), next(&mut keys), next(&mut keys)], [vec![2], vec![3], vec![]]);
         assert!(keys.enter(Some(&key("a")), received(6), keep).is_some());
         assert_eq!(keys.busy.len(), 2);
     }
@@ -140,9 +144,9 @@ mod tests {
         for (number, keeps) in [(1, true), (2, true), (3, false), (4, false), (5, false), (6, true)] {
             keys.enter(Some(&key("a")), received(number), |_| keeps);
         }
-        assert_eq!([next(&mut keys, 2), next(&mut keys, 2)], [vec![2], vec![3, 4]]);
-        keys.put_back(&key("a"), vec![received(3), received(4)]);
-        let order: Vec<Vec<u64>> = (0..5).map(|_| next(&mut keys, 2)).collect();
+        assert_eq!([next(&mut keys), next(&mut keys)], [vec![2], vec![3, 4, 5]]);
+        keys.put_back(&key("a"), vec![received(3), received(4)], vec![Parked::from(&received(5))]);
+        let order: Vec<Vec<u64>> = (0..5).map(|_| next(&mut keys)).collect();
         assert_eq!(order, [vec![3], vec![4], vec![5], vec![6], vec![]]);
     }
 }

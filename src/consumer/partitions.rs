@@ -42,6 +42,7 @@ pub(super) async fn read_partitions(context: Arc<ConsumerContext>, entries: mpsc
         hand_over(&context, leases).await;
         let asked = BootInstant::now();
         context.turn(true, asked);
+        context.source.rest(&context.held.refusing());
         let room = context.held.room(asked);
         if room == 0 {
             wait(&context).await;

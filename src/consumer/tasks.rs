@@ -20,6 +20,7 @@ pub(super) async fn read(context: Arc<ConsumerContext>, entries: mpsc::Sender<Ve
     while !context.is_stopping() {
         let asked = BootInstant::now();
         context.turn(false, asked);
+        context.source.rest(&context.held.refusing());
         let room = context.held.room(asked);
         if room == 0 {
             wait_for_room(&context).await;

@@ -6,7 +6,7 @@ use metrics::{Counter, Gauge, counter, gauge};
 
 use super::{
     CONSUMED, CONSUMER_DEAD, CONSUMER_IN_FLIGHT, CONSUMER_OLDEST, CONSUMER_PARTITIONS, CONSUMER_PENDING,
-    CONSUMER_TAKE_OVERS, CONSUMER_UNREAD, DEAD_LETTERED, LOST, REDELIVERED, TRIMMED,
+    CONSUMER_TAKE_OVERS, CONSUMER_UNREAD, CONSUMER_WAITING, DEAD_LETTERED, LOST, REDELIVERED, TRIMMED,
 };
 use crate::backend::event_source::Backlog;
 
@@ -22,6 +22,7 @@ pub(crate) struct ConsumerMetrics {
     pub(crate) lost: Counter,
     pub(crate) take_overs: Counter,
     pub(crate) in_flight: Gauge,
+    pub(crate) waiting: Gauge,
     pub(crate) partitions: Gauge,
     /// The streams whose backlog was set.
     shown: Mutex<Vec<String>>,
@@ -40,6 +41,7 @@ impl ConsumerMetrics {
             take_overs: counter(CONSUMER_TAKE_OVERS),
             partitions: gauge!(CONSUMER_PARTITIONS, "consumer" => consumer.to_owned()),
             in_flight: gauge!(CONSUMER_IN_FLIGHT, "consumer" => consumer.to_owned()),
+            waiting: gauge!(CONSUMER_WAITING, "consumer" => consumer.to_owned()),
         }
     }
 

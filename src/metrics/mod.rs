@@ -118,6 +118,8 @@ metrics! {
         "Entries that were trimmed from their stream before they were handled.";
     CONSUMER_IN_FLIGHT = "outbox_consumer_in_flight", Gauge, Count,
         "Entries that a consumer has read and not acknowledged.";
+    CONSUMER_WAITING = "outbox_consumer_waiting", Gauge, Count,
+        "Events that wait in a consumer for another try; it reads no more while they are 5,000.";
     CONSUMER_PARTITIONS = "outbox_consumer_partitions", Gauge, Count,
         "Partitions whose lease a consumer has.";
     CONSUMER_TAKE_OVERS = "outbox_consumer_takeovers_total", Counter, Count,

@@ -122,8 +122,8 @@ pub(crate) struct PredecessorQuery {
     pub(crate) from: Position,
     /// Only events before this position count.
     pub(crate) before: Position,
-    /// Events to skip: those in flight.
-    pub(crate) except: Vec<Uuid>,
+    /// Events to skip, by id and `seq`: those in flight.
+    pub(crate) except: Vec<(Uuid, i64)>,
 }
 
 /// A transaction of PostgreSQL, by its number, which wraps around.

@@ -8,7 +8,7 @@ use crate::error::StoreError;
 use crate::store::{Result, Settled};
 
 /// The most statements for one batch. Two refused rows among 2,000 need 44.
-const MAX_STATEMENTS: usize = 64;
+pub(crate) const MAX_STATEMENTS: usize = 64;
 
 /// Writes a batch; on a refusal, in parts. After an error nothing is known: a batch in doubt is never divided, and if every
 /// part is refused, no row is to blame.

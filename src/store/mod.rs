@@ -41,7 +41,7 @@ pub(crate) use self::lease::NO_OWNER;
 pub(crate) use self::lease::{
     Heartbeat, LaneClaim, LeaseRow, LeaseSnapshot, LeaseStore, LiveWorker, PROTOCOL, forgotten_after,
 };
-pub(crate) use self::maintenance::{MaintenanceStore, RetentionCutoff};
+pub(crate) use self::maintenance::{ExpiredBatch, MaintenanceStore, RetentionCursor, RetentionCutoff, RetentionRun};
 pub(crate) use self::notify::{Listener, NotifyStore};
 pub use self::pause::BackendPause;
 pub(crate) use self::pause::NewPause;

@@ -139,18 +139,39 @@ fn all_of(conditions: &[String]) -> String {
     if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") }
 }
 
-fn one_of(statuses: &[Status]) -> String {
-    let named: Vec<String> = statuses.iter().map(|status| format!("'{status}'")).collect();
-    format!("e.status IN ({})", named.join(", "))
+/// The conditions that divide events by their status, each as an index by status and time needs it: one index has the
+/// published events, another one the rest, and that one is ordered by time within one status only.
+fn by_status(statuses: &[Status]) -> Vec<String> {
+    if !statuses.is_empty() {
+        let named: Vec<Status> = Status::ALL.into_iter().filter(|status| statuses.contains(status)).collect();
+        return named.into_iter().map(of_status).collect();
+    }
+    Status::ALL.into_iter().map(of_status).chain(of_no_known_status()).collect()
+}
+
+fn of_status(status: Status) -> String {
+    match status {
+        Status::Published => "e.status = 'published'".to_owned(),
+        // The second condition follows from the first, but not every planner then sees that the partial index applies.
+        status => format!("e.status = '{status}' AND e.status <> 'published'"),
+    }
+}
+
+/// Events of statuses that only another writer knows: those before, between and after the known ones.
+fn of_no_known_status() -> impl Iterator<Item = String> {
+    let mut known = Status::ALL.map(Status::as_str);
+    known.sort_unstable();
+    let after = known.map(|status| Some(format!("e.status > '{status}'")));
+    let before = known.map(|status| Some(format!("e.status < '{status}'")));
+    let after = std::iter::once(None).chain(after);
+    let ranges = after.zip(before.into_iter().chain([None]));
+    ranges.map(|(after, before)| {
+        let bounds: Vec<String> = after.into_iter().chain(before).collect();
+        format!("{} AND e.status <> 'published'", bounds.join(" AND "))
+    })
 }
 
 impl EventFilter {
-    /// Whether the query uses the index by status, which events that are not published have. Most are published, so those
-    /// are found by a scan through all.
-    fn uses_status_index(&self) -> bool {
-        !self.statuses.is_empty() && !self.statuses.contains(&Status::Published)
-    }
-
     /// The query that reads `most` events from a page's start. It returns the matching ones as rows with `meant` set and, if
     /// it stopped before the end of the table, the last event that was read, with `meant` unset.
     pub(super) fn scan_query(&self, page: Page, most: i64, placeholder: fn(usize) -> String) -> Query {
@@ -181,7 +202,6 @@ impl EventFilter {
 
     /// The other conditions on the events of a scan.
     fn others(&self, query: &mut Query) -> Vec<String> {
-        let statuses = (!self.statuses.is_empty() && !self.uses_status_index()).then(|| one_of(&self.statuses));
         let texts = [
             ("e.event_type =", &self.event_type),
             ("e.publisher_backend =", &self.backend),
@@ -190,7 +210,7 @@ impl EventFilter {
             ("e.subject =", &self.subject),
         ];
         let times = [("e.published_at >=", &self.published_since), ("e.published_at <", &self.published_until)];
-        let mut conditions: Vec<String> = statuses.into_iter().collect();
+        let mut conditions = Vec::new();
         for (comparison, text) in texts {
             conditions.extend(query.compare(comparison, text.as_ref(), Comparand::Text));
         }
@@ -202,7 +222,7 @@ impl EventFilter {
 
     /// The query for these columns of the first `limit` events on a page, `id` and `created_at` among them.
     ///
-    /// Each status is scanned separately: an index by status and time is ordered within one status only.
+    /// Each status is scanned separately, because indexes are ordered by time within one status only.
     fn scan_sql(
         &self,
         query: &mut Query,
@@ -223,27 +243,23 @@ impl EventFilter {
                 all_of(conditions)
             )
         };
-        if !self.uses_status_index() {
-            return one(&conditions);
+        let scans: Vec<String> = by_status(&self.statuses)
+            .into_iter()
+            .map(|status| {
+                conditions.push(status);
+                let sql = one(&conditions);
+                conditions.pop();
+                sql
+            })
+            .collect();
+        if let [scan] = scans.as_slice() {
+            return scan.clone();
         }
-        // The second condition follows from the first, but not every planner then sees that the partial index applies.
-        let mut by_status = |status: &Status| {
-            conditions.push(format!("e.status = '{status}' AND e.status <> 'published'"));
-            let sql = one(&conditions);
-            conditions.pop();
-            sql
-        };
-        match self.statuses.as_slice() {
-            [status] => by_status(status),
-            statuses => {
-                let each: Vec<String> =
-                    statuses.iter().map(by_status).map(|rows| format!("SELECT * FROM ({rows}) AS of_one")).collect();
-                format!(
-                    "SELECT * FROM ({}) AS each_status ORDER BY created_at {direction}, id {direction} LIMIT {limit}",
-                    each.join(" UNION ALL ")
-                )
-            }
-        }
+        let each: Vec<String> = scans.into_iter().map(|rows| format!("SELECT * FROM ({rows}) AS of_one")).collect();
+        format!(
+            "SELECT * FROM ({}) AS each_status ORDER BY created_at {direction}, id {direction} LIMIT {limit}",
+            each.join(" UNION ALL ")
+        )
     }
 }
 
@@ -260,7 +276,7 @@ mod tests {
     #[test]
     fn a_query_names_only_the_fields_that_are_given() {
         let everything = EventFilter::default().scan_query(PAGE, 50, numbered);
-        let scan = "(SELECT e.id, e.created_at, (true) AS meant FROM outbox_events AS e WHERE true \
+        let scan = "(SELECT e.id, e.created_at, (true) AS meant FROM outbox_events AS e WHERE e.status = 'published' \
                     ORDER BY e.created_at DESC, e.id DESC LIMIT 50)";
         assert!(everything.sql.contains(scan) && everything.values.is_empty(), "{}", everything.sql);
         let filter = EventFilter {
@@ -270,22 +286,46 @@ mod tests {
             ..EventFilter::default()
         };
         let narrowed = filter.scan_query(PAGE, 50, numbered);
-        let scan = "(SELECT e.id, e.created_at, (e.status IN ('published', 'retry') AND e.publisher_backend = $1) AS meant \
-                    FROM outbox_events AS e WHERE e.created_at < $2 ORDER BY";
-        assert!(narrowed.sql.contains(scan), "{}", narrowed.sql);
+        for status in ["e.status = 'published'", "e.status = 'retry' AND e.status <> 'published'"] {
+            let scan = format!(
+                "(SELECT e.id, e.created_at, (e.publisher_backend = $1) AS meant FROM outbox_events AS e \
+                 WHERE e.created_at < $2 AND {status} ORDER BY"
+            );
+            assert!(narrowed.sql.contains(&scan), "{}", narrowed.sql);
+        }
         assert_eq!(narrowed.values.len(), 2);
         assert_eq!(filter.to_string(), "status=published,retry backend=orders created_until=1970-01-01T00:00:00+00:00");
         assert_eq!(EventFilter::default().to_string(), "all events");
     }
 
     #[test]
-    fn unpublished_events_are_scanned_status_by_status() {
+    fn events_are_scanned_status_by_status() {
         let with_statuses = |statuses: &[Status]| EventFilter { statuses: statuses.to_vec(), ..EventFilter::default() };
-        let two = with_statuses(&[Status::Failed, Status::Retry]).scan_query(PAGE, 50, numbered).sql;
+        let two = with_statuses(&[Status::Failed, Status::Published]).scan_query(PAGE, 50, numbered).sql;
         assert_eq!(two.matches("LIMIT 50").count(), 3, "{two}");
         assert!(two.contains("e.status = 'failed' AND e.status <> 'published'"), "{two}");
         assert_eq!(two.matches(" UNION ALL ").count(), 2, "{two}");
-        let published = with_statuses(&[Status::Failed, Status::Published]).scan_query(PAGE, 50, numbered).sql;
-        assert_eq!(published.matches(" UNION ALL ").count(), 1, "{published}");
+        let one = with_statuses(&[Status::Published]).scan_query(PAGE, 50, numbered).sql;
+        assert_eq!(one.matches(" UNION ALL ").count(), 1, "{one}");
+    }
+
+    #[test]
+    fn the_scan_of_all_events_meets_statuses_that_only_others_know() {
+        let ranges: Vec<String> = of_no_known_status().collect();
+        let meets = |status: &str| {
+            let holds = |condition: &str| {
+                let bound = condition.rsplit('\'').nth(1).unwrap();
+                match condition.split(' ').nth(1).unwrap() {
+                    ">" => status > bound,
+                    "<" => status < bound,
+                    _ => status != bound,
+                }
+            };
+            ranges.iter().filter(|range| range.split(" AND ").all(holds)).count()
+        };
+        for status in ["", "cancelled", "lost", "pendinh", "processinh", "quiet", "zapped"] {
+            assert_eq!(meets(status), 1, "{status}: {ranges:?}");
+        }
+        assert!(Status::ALL.iter().all(|status| meets(status.as_str()) == 0), "{ranges:?}");
     }
 }

@@ -10,7 +10,7 @@ const SAID_EVERY: Duration = Duration::from_secs(60);
 
 static SAID_AT: Mutex<Option<Instant>> = Mutex::new(None);
 
-/// Says that these events were recorded as published, because their rows may not be deleted.
+/// Says that these events are done and stay, because their rows may not be deleted.
 pub(crate) fn warn_undeletable(events: impl IntoIterator<Item = Uuid>, reason: &str) {
     const NAMED: usize = 5;
     let mut said_at = SAID_AT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -22,6 +22,6 @@ pub(crate) fn warn_undeletable(events: impl IntoIterator<Item = Uuid>, reason: &
     tracing::warn!(
         events = ids.join(", "),
         reason,
-        "the database refuses to delete events that are done; recorded them as published"
+        "the database refuses to delete events that are done; they stay in the table"
     );
 }

@@ -10,7 +10,7 @@ use super::death_watch::{DeathWatch, panics_on_demand};
 use super::messages::ActorKind;
 use crate::clock::BootInstant;
 use crate::error::StoreError;
-use crate::store::{OutcomeCounts, RetentionCutoff, Wakeup};
+use crate::store::{OutcomeCounts, RetentionCutoff, RetentionRun, Wakeup};
 
 /// How often rows without a `seq` are searched; the index for it is empty in practice.
 const REPAIR_INTERVAL: Duration = Duration::from_secs(5);
@@ -29,13 +29,14 @@ const SHARE_BESIDE_A_DRAIN: u32 = 30;
 pub(crate) struct Janitor {
     context: Arc<SystemContext>,
     deleting: bool,
+    retention: RetentionRun,
     _death_watch: DeathWatch,
 }
 
 impl Janitor {
     pub(crate) fn new(context: Arc<SystemContext>) -> Self {
         let death_watch = context.death_watch(ActorKind::Janitor);
-        Self { context, deleting: false, _death_watch: death_watch }
+        Self { context, deleting: false, retention: RetentionRun::default(), _death_watch: death_watch }
     }
 
     fn repair(&mut self, ctx: &mut Context<Self>) {
@@ -77,8 +78,14 @@ impl Janitor {
         if std::mem::replace(&mut self.deleting, true) {
             return;
         }
-        let work = self.context.runtime.spawn(delete_expired(Arc::clone(&self.context)));
-        ctx.spawn(work.into_actor(self).map(|_, janitor, _| janitor.deleting = false));
+        let (context, mut run) = (Arc::clone(&self.context), std::mem::take(&mut self.retention));
+        let work = self.context.runtime.spawn(async move {
+            delete_expired(&context, &mut run).await;
+            run
+        });
+        ctx.spawn(work.into_actor(self).map(|run, janitor, _| {
+            (janitor.deleting, janitor.retention) = (false, run.unwrap_or_default());
+        }));
     }
 }
 
@@ -114,25 +121,30 @@ pub(super) async fn write_history(context: &SystemContext) {
     }
 }
 
-async fn delete_expired(context: Arc<SystemContext>) {
+async fn delete_expired(context: &SystemContext, run: &mut RetentionRun) {
     let expiry = RetentionCutoff::from(context.settings.retention);
     let holding = context.settings.holding_lanes();
     while !context.liveness.is_stopping() {
         let began = BootInstant::now();
-        match context.store.delete_expired(expiry, &holding).await {
-            Ok(0) => break,
-            Ok(deleted) => tracing::debug!(events = deleted, "deleted old events"),
+        match run.delete_batch(&*context.store, expiry, &holding).await {
+            Ok(None) => break,
+            Ok(Some(deleted)) => {
+                tracing::debug!(events = deleted, "deleted old events");
+                if run.should_pause() {
+                    break;
+                }
+            }
             Err(error) if error.is_transient() => return tracing::debug!(%error, "deletion of old events failed"),
             // The table grows.
             Err(error) => return tracing::warn!(%error, "deletion of old events failed"),
         }
-        pause(&context, began).await;
+        pause(context, began).await;
     }
     // One batch each time: people make few changes.
     if let Err(error) = context.store.delete_old_audit().await {
         tracing::debug!(%error, "deletion of old changes of operators failed");
     }
-    delete_handled(&context).await;
+    delete_handled(context).await;
 }
 
 /// Deletes old notes of the inbox, if this database has one.

@@ -43,6 +43,12 @@ pub(crate) async fn version(connection: &mut MultiplexedConnection) -> String {
     version.expect("a version").trim().to_owned()
 }
 
+/// Whether the server counts the entries that a group has not read: Redis does from 7.0 on.
+pub(crate) async fn counts_unread(connection: &mut MultiplexedConnection) -> bool {
+    let version = version(connection).await;
+    version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major >= 7)
+}
+
 /// The number of entries in a stream.
 pub(crate) async fn length(connection: &mut MultiplexedConnection, stream: &str) -> usize {
     redis::cmd("XLEN").arg(stream).query_async(connection).await.unwrap()

@@ -15,6 +15,7 @@ mod idle;
 mod latency;
 mod limit;
 mod pace;
+mod process_stat;
 mod publishing;
 mod report;
 mod samples;

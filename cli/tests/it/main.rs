@@ -69,6 +69,7 @@ mod test_outbox;
 mod tls;
 mod traces;
 mod unrecorded;
+mod upgrading;
 mod waking;
 mod web;
 mod web_limits;

@@ -94,7 +94,11 @@ async fn operators_see_all_partitions() {
     assert!(names.iter().all(|name| table.contains(name)), "{table}");
 
     let group = ["CREATE", &names[PARTITIONS - 1], "slow", "0"];
-    let () = ::redis::cmd("XGROUP").arg(&group).query_async(&mut test.redis().await).await.unwrap();
+    let mut connection = test.redis().await;
+    if !redis::counts_unread(&mut connection).await {
+        return;
+    }
+    let () = ::redis::cmd("XGROUP").arg(&group).query_async(&mut connection).await.unwrap();
     let found: Vec<Value> = serde_json::from_str(&run(&["doctor", "--format", "json"]).await).unwrap();
     let lagging = found.iter().find(|finding| finding["check"] == "max_len").unwrap();
     assert!(lagging["problem"].as_str().unwrap().contains(&names[PARTITIONS - 1]), "{lagging}");

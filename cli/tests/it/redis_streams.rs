@@ -74,7 +74,10 @@ async fn status_lists_the_streams_and_events_beyond_the_limit_fail_by_name() {
     let () = ::redis::cmd("XGROUP").arg(&["CREATE", stream, "slow", "0"]).query_async(&mut connection).await.unwrap();
     let found: Vec<Value> = serde_json::from_str(&run(&["doctor", "--format", "json"]).await).unwrap();
     let checks: Vec<&str> = found.iter().map(|finding| finding["check"].as_str().unwrap()).collect();
-    assert!(checks.contains(&"max_streams") && checks.contains(&"max_len"), "{found:#?}");
+    assert!(checks.contains(&"max_streams"), "{found:#?}");
+    if !redis::counts_unread(&mut connection).await {
+        return;
+    }
     let lagging = found.iter().find(|finding| finding["check"] == "max_len").unwrap();
     assert!(lagging["problem"].as_str().unwrap().contains(stream), "{lagging}");
 }

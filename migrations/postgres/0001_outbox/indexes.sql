@@ -14,7 +14,7 @@ CREATE INDEX outbox_events_held ON outbox_events
 CREATE INDEX outbox_events_stray ON outbox_events
     (id) WHERE seq IS NULL AND status IN ('pending', 'retry');
 
--- For lists in the console, newest first, and for retention, oldest first.
-CREATE INDEX outbox_events_created ON outbox_events (created_at);
+-- For lists in the console, newest first, and for retention, oldest first. An event is in one of the two indexes at a time.
+CREATE INDEX outbox_events_published ON outbox_events (created_at) WHERE status = 'published';
 
 CREATE INDEX outbox_events_unpublished ON outbox_events (status, created_at) WHERE status <> 'published';

@@ -61,6 +61,12 @@ pub(super) fn is_refused_for_its_key(error: &RedisError) -> bool {
     matches!(whole_code(error).as_deref(), Some(WRONG_TYPE | NO_RIGHT))
 }
 
+/// Whether a command that adds something is refused because the server has no memory for it.
+#[cfg(feature = "consumer")]
+pub(super) fn is_out_of_memory_for(error: &RedisError) -> bool {
+    whole_code(error).as_deref() == Some(NO_MEMORY)
+}
+
 /// The code of an error, also of a command in a script, or of the first one in a pipeline.
 #[cfg(feature = "consumer")]
 fn whole_code(error: &RedisError) -> Option<String> {

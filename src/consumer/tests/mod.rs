@@ -7,6 +7,7 @@ mod leaving;
 mod operating;
 mod partitions;
 mod sharing;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -126,12 +127,21 @@ impl Stream {
 
     /// Adds events with these numbers and one key.
     async fn add(&mut self, numbers: impl IntoIterator<Item = i64>, key: &str) {
+        self.add_large(numbers, key, 0).await;
+    }
+
+    /// Adds events whose entries have this many bytes more.
+    async fn add_large(&mut self, numbers: impl IntoIterator<Item = i64>, key: &str, bytes: usize) {
+        let padding = "x".repeat(bytes);
         let mut batch = ::redis::pipe();
         for seq in numbers {
             let event = fixtures::event(seq, key);
             let command = batch.cmd("XADD").arg(&self.name).arg("*");
             let fields = entry_fields(&event).unwrap().fields;
             fields.iter().for_each(|(name, value)| _ = command.arg(name.as_ref()).arg(value.as_ref()));
+            if bytes > 0 {
+                command.arg("padding").arg(&padding);
+            }
         }
         let _: ::redis::Value = batch.query_async(&mut self.connection).await.unwrap();
     }

@@ -46,11 +46,11 @@ pub(super) async fn expired_events_are_deleted_in_small_batches<F: Fixture>() {
         old(&fixture, TestRow::new().retry_in(&fixture, 0), 100).await,
     ];
     let nothing = RetentionCutoff { published: None, failed: None, limit: 10 };
-    assert_eq!(store.delete_expired(nothing, &[]).await.unwrap(), 0);
+    assert_eq!(delete_old(&store, nothing, &[]).await, 0);
     let expiry = RetentionCutoff { published: Some(7 * DAY), failed: Some(30 * DAY), limit: 2 };
     let mut deleted = 0;
     loop {
-        let batch = store.delete_expired(expiry, &[]).await.unwrap();
+        let batch = delete_old(&store, expiry, &[]).await;
         assert!(batch <= 2, "{batch}");
         deleted += batch;
         if batch == 0 {
@@ -71,7 +71,7 @@ pub(super) async fn a_failed_event_that_holds_its_key_is_kept<F: Fixture>() {
     old(&fixture, TestRow::new().status("failed"), 31).await;
     old(&fixture, TestRow::keyed("k").lane("other").status("failed"), 31).await;
     let expiry = RetentionCutoff { published: None, failed: Some(30 * DAY), limit: 10 };
-    assert_eq!(store.delete_expired(expiry, &[lane()]).await.unwrap(), 2);
+    assert_eq!(delete_old(&store, expiry, &[lane()]).await, 2);
     assert_eq!(list(&fixture, EventFilter::default()).await, [held]);
 }
 
@@ -290,7 +290,7 @@ pub(super) async fn a_failed_event_that_a_person_gave_up_holds_its_key_no_longer
         .execute(&format!("UPDATE outbox_events SET updated_at = created_at WHERE id = {}", fixture.id(failed)))
         .await;
     let expiry = RetentionCutoff { published: None, failed: Some(30 * DAY), limit: 10 };
-    assert_eq!(store.delete_expired(expiry, &[lane()]).await.unwrap(), 1, "nor does it have to stay");
+    assert_eq!(delete_old(&store, expiry, &[lane()]).await, 1, "nor does it have to stay");
 }
 
 pub(super) async fn a_replayed_event_is_new_under_its_old_id_and_replays_keep_their_order<F: Fixture>() {

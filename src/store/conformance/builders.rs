@@ -10,7 +10,8 @@ use super::Fixture;
 use crate::event::{OutboxEvent, Status};
 use crate::store::{
     Acceptance, Care, FailureRecord, FetchRequest, FetchResult, FetchedRow, Heartbeat, KeyStart, LaneName,
-    LeaseSnapshot, LeaseStore, Position, PredecessorQuery, Range, Settled, SettledEvent, Shard, Store,
+    LeaseSnapshot, LeaseStore, Position, PredecessorQuery, Range, RetentionCursor, RetentionCutoff, Settled,
+    SettledEvent, Shard, Store,
 };
 
 pub(super) const LEASE: Duration = Duration::from_secs(60);
@@ -173,6 +174,15 @@ pub(super) async fn ask_before(store: &Arc<dyn Store>, key: &str, id: Uuid) -> P
         before: position_of(store, id).await,
         except: Vec::new(),
     }
+}
+
+/// Deletes a batch of old events, the oldest first; returns how many.
+pub(in crate::store) async fn delete_old(
+    store: &Arc<dyn Store>,
+    expiry: RetentionCutoff,
+    failed_blocks: &[LaneName],
+) -> usize {
+    store.delete_expired(expiry, failed_blocks, RetentionCursor::default()).await.unwrap().deleted
 }
 
 pub(super) fn heartbeat(worker: Uuid) -> Heartbeat {

@@ -10,7 +10,8 @@ use super::builders::*;
 use super::handlers::{accept, announce, owed_ids};
 use crate::event::Status;
 use crate::store::{
-    Acceptance, Action, AuditNote, Care, HandledDelivery, RetentionCutoff, Settled, SettledEvent, Store,
+    Acceptance, Action, AuditNote, Care, HandledDelivery, RetentionCursor, RetentionCutoff, RetentionRun, Settled,
+    SettledEvent, Store,
 };
 
 /// Acceptances after which the rows are deleted.
@@ -152,7 +153,7 @@ pub(super) async fn a_deferred_foreign_key_stops_no_settle<F: Fixture>() {
     }
     fixture.execute(&format!("UPDATE outbox_events SET published_at = {old}")).await;
     let expiry = RetentionCutoff { published: Some(Duration::from_secs(60)), failed: None, limit: 100 };
-    store.delete_expired(expiry, &[]).await.unwrap();
+    store.delete_expired(expiry, &[], RetentionCursor::default()).await.unwrap();
     assert_eq!(fixture.number("SELECT count(*) FROM outbox_events").await, 4);
 }
 
@@ -205,10 +206,68 @@ pub(super) async fn retention_deletes_what_it_may_next_to_what_it_may_not<F: Fix
     }
     fixture.refuse_deletion(ids[3]).await;
     let expiry = RetentionCutoff { published: Some(Duration::from_secs(60)), failed: None, limit: 100 };
-    assert_eq!(store.delete_expired(expiry, &[]).await.unwrap(), 19);
+    assert_eq!(delete_old(&store, expiry, &[]).await, 19);
     for &id in &ids {
         assert_eq!(is_there(&store, id).await, id == ids[3]);
     }
+}
+
+pub(super) async fn retention_goes_on_behind_rows_that_it_may_not_delete<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut kept = Vec::new();
+    for (n, may_be_deleted) in (0..).zip([false, false, false, false, true, false, true, true]) {
+        for (status, age) in [("published", 3_600 - n), ("failed", 7_200 - n)] {
+            let at = fixture.time(-1_000 * age);
+            let row = TestRow::new().with("status", format!("'{status}'")).with("created_at", &at);
+            let id = row.with("published_at", &at).with("updated_at", &at).insert(&fixture).await;
+            if !may_be_deleted {
+                fixture.refuse_deletion(id).await;
+                kept.push(id);
+            }
+        }
+    }
+    let of_one_moment = "UPDATE outbox_events SET created_at = (SELECT min(created_at) FROM outbox_events)";
+    fixture.execute(&format!("{of_one_moment} WHERE status = 'failed'")).await;
+    let expiry =
+        RetentionCutoff { published: Some(Duration::from_secs(60)), failed: Some(Duration::from_secs(60)), limit: 2 };
+    for run in 1..=2 {
+        let (mut batches, mut deleted) = (RetentionRun::default(), 0);
+        while let Some(batch) = batches.delete_batch(&*store, expiry, &[]).await.unwrap() {
+            deleted += batch;
+        }
+        assert_eq!(deleted, if run == 1 { 6 } else { 1 }, "run {run}");
+        for &id in &kept {
+            assert!(is_there(&store, id).await);
+        }
+        // What may be deleted by now is found, wherever it is.
+        fixture.execute(&format!("DROP TABLE refers_{}", kept.remove(0).simple())).await;
+    }
+    assert_eq!(fixture.number("SELECT count(*) FROM outbox_events").await, 9);
+}
+
+pub(super) async fn one_run_of_retention_deletes_all_that_may_be_deleted_among_many_that_may_not<F: Fixture>() {
+    const ALL: u64 = 300;
+    let fixture = F::fresh().await;
+    let at = fixture.time(-3_600_000);
+    let mut kept = 0;
+    // Many in front, where a search for the others would end, and more behind.
+    for n in 0..ALL {
+        let row = TestRow::new().status("published").with("created_at", &at).with("updated_at", &at);
+        let id = row.with("published_at", &at).insert(&fixture).await;
+        if n < 40 || n % 10 == 0 {
+            fixture.refuse_deletion(id).await;
+            kept += 1;
+        }
+    }
+    let earlier = fixture.time(-3_700_000);
+    fixture.execute(&format!("UPDATE outbox_events SET created_at = {earlier} WHERE seq <= 40")).await;
+    let expiry = RetentionCutoff { published: Some(Duration::from_secs(60)), failed: None, limit: 100 };
+    let (store, mut run, mut deleted) = (fixture.store(), RetentionRun::default(), 0);
+    while let Some(batch) = run.delete_batch(&*store, expiry, &[]).await.unwrap() {
+        deleted += batch as u64;
+    }
+    assert_eq!((deleted, kept), (ALL - kept, 66));
 }
 
 pub(super) async fn a_row_that_another_transaction_holds_is_deleted_later<F: Fixture>() {

@@ -54,8 +54,21 @@ pub(super) async fn events_in_flight_and_later_ones_do_not_block<F: Fixture>() {
     let asked = TestRow::keyed("k").at(-30_000).insert(&fixture).await;
     TestRow::keyed("k").at(-20_000).insert(&fixture).await;
     let mut question = ask_before(&store, "k", asked).await;
-    question.except.push(flying);
+    let seq = position_of(&store, flying).await.seq;
+    question.except.push((flying, seq));
     assert!(store.blockers(&lane(), false, &[question]).await.unwrap().is_empty());
+}
+
+pub(super) async fn an_event_with_the_id_of_one_in_flight_and_another_seq_blocks<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let again = TestRow::keyed("k").at(-40_000).insert(&fixture).await;
+    let other = TestRow::keyed("k").at(-35_000).insert(&fixture).await;
+    let asked = TestRow::keyed("k").at(-30_000).insert(&fixture).await;
+    let mut question = ask_before(&store, "k", asked).await;
+    let seqs = [position_of(&store, again).await.seq - 1, position_of(&store, other).await.seq];
+    question.except.extend([again, other].into_iter().zip(seqs));
+    assert_eq!(store.blockers(&lane(), false, &[question]).await.unwrap()["k"].id, again);
 }
 
 pub(super) async fn a_retry_blocks_and_says_whether_it_is_due<F: Fixture>() {

@@ -71,7 +71,8 @@ pub(super) async fn a_retry_without_a_time_is_due_and_stops_nobody<F: Fixture>()
     let later = TestRow::keyed("k").at(-20_000).insert(&fixture).await;
     assert!(ids(&fetch_all(&store).await).contains(&timeless));
     let before = Position { scheduled_at: i64::MAX, seq: i64::MAX };
-    let question = PredecessorQuery { key: "k".to_owned(), from: Position::START, before, except: vec![later] };
+    let except = vec![(later, position_of(&store, later).await.seq)];
+    let question = PredecessorQuery { key: "k".to_owned(), from: Position::START, before, except };
     let blockers = store.blockers(&super::builders::lane(), false, &[question]).await.unwrap();
     assert_eq!((blockers["k"].id, blockers["k"].due), (timeless, true));
 }

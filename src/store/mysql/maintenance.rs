@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::session::{in_transaction, on_session};
 use super::{MysqlStore, audit, handlers, history, retention};
-use crate::store::{LaneName, MaintenanceStore, OutcomeCounts, Result, RetentionCutoff};
+use crate::store::{ExpiredBatch, LaneName, MaintenanceStore, OutcomeCounts, Result, RetentionCursor, RetentionCutoff};
 
 #[async_trait]
 impl MaintenanceStore for MysqlStore {
@@ -19,8 +19,13 @@ impl MaintenanceStore for MysqlStore {
         Ok(0)
     }
 
-    async fn delete_expired(&self, expiry: RetentionCutoff, failed_blocks: &[LaneName]) -> Result<usize> {
-        retention::delete_expired(&self.pool, expiry, failed_blocks).await
+    async fn delete_expired(
+        &self,
+        expiry: RetentionCutoff,
+        failed_blocks: &[LaneName],
+        after: RetentionCursor,
+    ) -> Result<ExpiredBatch> {
+        retention::delete_expired(&self.pool, expiry, failed_blocks, after).await
     }
 
     async fn delete_old_audit(&self) -> Result<usize> {

@@ -41,7 +41,7 @@ const WITHOUT_AUTOVACUUM: &str = "SELECT relname::text FROM pg_class WHERE relna
             'autovacuum_enabled=0', 'autovacuum_enabled=no')) ORDER BY 1";
 
 const INDEXES: &str = "SELECT wanted FROM unnest(ARRAY['outbox_events_due', 'outbox_events_retry', 'outbox_events_keys', \
-        'outbox_events_held', 'outbox_events_stray', 'outbox_events_created', 'outbox_events_unpublished', \
+        'outbox_events_held', 'outbox_events_stray', 'outbox_events_published', 'outbox_events_unpublished', \
         'outbox_handler_deliveries_due', 'outbox_handler_deliveries_keys']) AS wanted WHERE NOT EXISTS (\
             SELECT FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid WHERE c.relname = wanted AND i.indisvalid \
                 AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('outbox_events'))) ORDER BY 1";

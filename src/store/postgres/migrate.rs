@@ -23,7 +23,7 @@ const PLACES_FUNCTIONS: [(i32, &str); 4] = [
 
 const PUBLISH_FUNCTIONS: &str = "'outbox_publish', 'outbox_publish_cloudevent', 'outbox_publish_many', 'outbox_wake'";
 
-pub(super) const MIGRATIONS: [Migration; 9] = [
+pub(super) const MIGRATIONS: [Migration; 10] = [
     Migration {
         version: 1,
         sql: concat!(
@@ -51,7 +51,17 @@ pub(super) const MIGRATIONS: [Migration; 9] = [
     },
     Migration { version: 8, sql: include_str!("../../../migrations/postgres/0008_config_seq.sql") },
     Migration { version: 9, sql: include_str!("../../../migrations/postgres/0009_delete_at_settle.sql") },
+    Migration { version: 10, sql: include_str!("../../../migrations/postgres/0010_published_index.sql") },
 ];
+
+/// The indexes that are replaced on a table in use before the migration of a version, which would block writers meanwhile.
+const REPLACED: [(i32, adopt::Replaced); 1] = [(
+    10,
+    adopt::Replaced {
+        by: "CREATE INDEX outbox_events_published ON outbox_events (created_at) WHERE status = 'published'",
+        name: "outbox_events_created",
+    },
+)];
 
 /// The key of the lock that allows one migration at a time in a schema, in SQL.
 pub(super) fn lock_key(schema: &Schema) -> String {
@@ -66,6 +76,7 @@ pub(super) async fn plan(target: &Target) -> Result<MigrationPlan> {
     let mut plan = adopt::plan(target, &client).await?;
     let failed = |error| target.driver_error("migrate", &error);
     let mut applied = find_applied(&client).await.map_err(failed)?;
+    plan.steps.extend(adopt::plan_replaced(target, &client, &replaced(&applied)).await?);
     if plan.adopts {
         applied.push(1);
     }
@@ -79,10 +90,18 @@ pub(super) async fn migrate(target: &Target, watch: &ProgressFn) -> Result<Migra
     let client = target.connect().await?;
     access::check_migration(target, &client).await?;
     let mut plan = adopt::adopt(target, &client, watch).await?;
+    let applied = find_applied(&client).await.map_err(|error| target.driver_error("migrate", &error))?;
+    plan.steps.extend(adopt::replace_indexes(target, &client, &replaced(&applied), watch).await?);
     // An error drops the connection, and with it the transaction.
     let applied = apply(&client).await.map_err(|error| target.driver_error("migrate", &error))?;
     plan.steps.extend(applied);
     Ok(plan)
+}
+
+/// The indexes to replace before the pending migrations of a table that is there already.
+fn replaced(applied: &[i32]) -> Vec<&'static adopt::Replaced> {
+    let is_pending = |version| applied.contains(&1) && !applied.contains(&version);
+    REPLACED.iter().filter(|(version, _)| is_pending(*version)).map(|(_, index)| index).collect()
 }
 
 /// Applies all pending migrations in one transaction.

@@ -8,9 +8,9 @@ use uuid::Uuid;
 use super::{PostgresStore, SHARDS, Target};
 use crate::event::Status;
 use crate::store::{
-    Acceptance, AdminStore, Care, DispatchStore, EventFilter, FailureRecord, FetchRequest, FetchedRow, Heartbeat,
-    KeyStart, LaneName, MaintenanceStore, Page, Position, PredecessorQuery, Range, RetentionCutoff, SchemaStore, Shard,
-    Store,
+    Acceptance, AdminStore, Care, CreatedCursor, DispatchStore, EventFilter, FailureRecord, FetchRequest, FetchedRow,
+    Heartbeat, KeyStart, LaneName, MaintenanceStore, Page, Position, PredecessorQuery, Range, RetentionCursor,
+    RetentionCutoff, SchemaStore, Shard, Store,
 };
 use crate::test_support::postgres::Server;
 
@@ -84,7 +84,7 @@ async fn ask_of_nothing(store: &PostgresStore) {
             key: "absent".to_owned(),
             from: Position::START,
             before: Position::START,
-            except: vec![nobody],
+            except: vec![(nobody, 1)],
         };
         for failed_blocks in [false, true] {
             assert!(store.blockers("orders", failed_blocks, std::slice::from_ref(&question)).await.unwrap().is_empty());
@@ -137,7 +137,7 @@ async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
             key: row.partition_key.clone(),
             from: Position::START,
             before,
-            except: vec![row.id],
+            except: vec![(row.id, row.position.seq)],
         })
         .collect();
     for failed_blocks in [false, true] {
@@ -159,7 +159,11 @@ async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
 
     // Housekeeping.
     let expiry = RetentionCutoff { published: Some(24 * 9 * HOUR), failed: Some(24 * 9 * HOUR), limit: 500 };
-    assert_eq!(store.delete_expired(expiry, &[lane()]).await.unwrap(), 500);
+    let oldest = store.delete_expired(expiry, &[lane()], RetentionCursor::default()).await.unwrap();
+    assert_eq!(oldest.deleted, 500);
+    let behind = CreatedCursor { created_at: 0, id: Uuid::nil() };
+    let after = RetentionCursor { published: Some(behind), failed: Some(behind) };
+    assert_eq!(store.delete_expired(expiry, &[lane()], after).await.unwrap().deleted, 500);
     assert_eq!(store.repair_missing_seq().await.unwrap(), 0);
     assert!(store.find(refused[0].id).await.unwrap().is_some());
 

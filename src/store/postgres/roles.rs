@@ -19,11 +19,11 @@ use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
     Acceptance, Action, AdminStore, Announcement, ApplicationKind, ApplicationTarget, AuditEntry, AuditNote, AuditRow,
     BackendPause, Backlog, Blockers, Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore,
-    DueLanes, EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery,
-    FetchedRow, HandledDelivery, HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore, MaintenanceStore,
-    NewPause, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition,
-    RejectedDelivery, Resolution, Result, RetentionCutoff, RoutedEvent, ScanPage, SchemaStore, Settled, SettledEvent,
-    Shard, Store, TakeEvents, Unreadable, WorkerRow,
+    DueLanes, EventCounts, EventFilter, EventWriter, ExpiredBatch, FailureRecord, FetchRequest, FetchResult,
+    FetchedDelivery, FetchedRow, HandledDelivery, HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore,
+    MaintenanceStore, NewPause, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery,
+    QueuePosition, RejectedDelivery, Resolution, Result, RetentionCursor, RetentionCutoff, RoutedEvent, ScanPage,
+    SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, WorkerRow,
 };
 
 #[async_trait]
@@ -180,8 +180,13 @@ impl MaintenanceStore for PostgresStore {
         admin::repair_missing_seq(self).await
     }
 
-    async fn delete_expired(&self, expiry: RetentionCutoff, failed_blocks: &[LaneName]) -> Result<usize> {
-        retention::delete_expired(self, expiry, failed_blocks).await
+    async fn delete_expired(
+        &self,
+        expiry: RetentionCutoff,
+        failed_blocks: &[LaneName],
+        after: RetentionCursor,
+    ) -> Result<ExpiredBatch> {
+        retention::delete_expired(self, expiry, failed_blocks, after).await
     }
 
     async fn delete_old_audit(&self) -> Result<usize> {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::uuid_of;
 use crate::store::migrate::{Migration, MigrationPlan, MigrationStep, find_obstacle, find_pending};
 
-const MIGRATIONS: [Migration; 7] = [
+const MIGRATIONS: [Migration; 8] = [
     Migration { version: 1, sql: include_str!("../../../migrations/sqlite/0001_outbox.sql") },
     Migration { version: 2, sql: include_str!("../../../migrations/sqlite/0002_leases.sql") },
     Migration { version: 3, sql: include_str!("../../../migrations/sqlite/0003_handlers.sql") },
@@ -18,6 +18,7 @@ const MIGRATIONS: [Migration; 7] = [
     Migration { version: 5, sql: include_str!("../../../migrations/sqlite/0005_audit.sql") },
     Migration { version: 6, sql: include_str!("../../../migrations/sqlite/0006_publish.sql") },
     Migration { version: 7, sql: include_str!("../../../migrations/sqlite/0007_config_seq.sql") },
+    Migration { version: 8, sql: include_str!("../../../migrations/sqlite/0008_published_index.sql") },
 ];
 
 /// The plan for an empty database.

@@ -45,7 +45,7 @@ fn find_first(
     question: &PredecessorQuery,
     now: i64,
 ) -> QueryResult<Option<Blocker>> {
-    let except: HashSet<Uuid> = question.except.iter().copied().collect();
+    let except: HashSet<(Uuid, i64)> = question.except.iter().copied().collect();
     let rows = sql::<(Binary, BigInt, BigInt, Bool)>(
         "SELECT id, scheduled_at, seq,
            CASE status WHEN 'pending' THEN scheduled_at WHEN 'retry' THEN coalesce(retry_at, scheduled_at) END <= ",
@@ -68,7 +68,7 @@ fn find_first(
     for row in rows {
         let (id, scheduled_at, seq, due) = row?;
         let id = uuid_of(&id)?;
-        if !except.contains(&id) {
+        if !except.contains(&(id, seq)) {
             return Ok(Some(Blocker { id, position: Position { scheduled_at, seq }, due }));
         }
     }

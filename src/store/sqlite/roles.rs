@@ -26,11 +26,11 @@ use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
     Acceptance, Action, AdminStore, Announcement, ApplicationKind, ApplicationTarget, AuditEntry, AuditNote, AuditRow,
     BackendPause, Backlog, Blockers, Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore,
-    DueLanes, EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery,
-    FetchedRow, HandledDelivery, HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore, MaintenanceStore,
-    NewPause, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition,
-    RejectedDelivery, Resolution, Result, RetentionCutoff, RoutedEvent, ScanPage, SchemaStore, Settled, SettledEvent,
-    Shard, Store, TakeEvents, Unreadable, WorkerRow,
+    DueLanes, EventCounts, EventFilter, EventWriter, ExpiredBatch, FailureRecord, FetchRequest, FetchResult,
+    FetchedDelivery, FetchedRow, HandledDelivery, HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore,
+    MaintenanceStore, NewPause, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery,
+    QueuePosition, RejectedDelivery, Resolution, Result, RetentionCursor, RetentionCutoff, RoutedEvent, ScanPage,
+    SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, WorkerRow,
 };
 
 #[async_trait]
@@ -285,12 +285,17 @@ impl MaintenanceStore for SqliteStore {
         self.writer.run("repair missing seq", admin::repair_missing_seq).await
     }
 
-    async fn delete_expired(&self, expiry: RetentionCutoff, failed_blocks: &[LaneName]) -> Result<usize> {
+    async fn delete_expired(
+        &self,
+        expiry: RetentionCutoff,
+        failed_blocks: &[LaneName],
+        after: RetentionCursor,
+    ) -> Result<ExpiredBatch> {
         const OPERATION: &str = "delete old events";
         let delete = |together: bool| {
             let failed_blocks = failed_blocks.to_vec();
             self.writer.run(OPERATION, move |connection| {
-                retention::delete_expired(connection, expiry, &failed_blocks, together)
+                retention::delete_expired(connection, expiry, &failed_blocks, after, together)
             })
         };
         deleting_if_allowed(true, delete).await

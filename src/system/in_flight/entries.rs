@@ -34,6 +34,9 @@ pub(super) struct InFlightEntry {
     pub(super) retry: bool,
     /// Whether an earlier event of its key was rejected while this one was in flight, or must still be handled.
     pub(super) blocked: bool,
+    /// The position of the row that has its id by now, and another `seq`: a replay, or the same id published again. That one is
+    /// read when this event leaves the memory.
+    pub(super) repetition: Option<Repetition>,
     /// Why its outcome cannot be recorded.
     pub(super) unwritable: Option<Box<Unwritable>>,
 }
@@ -56,6 +59,7 @@ impl InFlightEntry {
             state,
             retry: row.retry,
             blocked: false,
+            repetition: None,
             unwritable: None,
         }
     }
@@ -95,6 +99,14 @@ impl HeavyKey {
     pub(super) fn is_left_out(&self) -> bool {
         self.sweeps % SWEEPS_OF_A_HEAVY_KEY != SWEEPS_OF_A_HEAVY_KEY - 1
     }
+}
+
+/// A row with the id of an event in memory that is another one, under whichever key; read again once that one has left.
+pub(super) struct Repetition {
+    pub(super) position: Position,
+    pub(super) shard: i16,
+    /// Empty: none.
+    pub(super) key: Box<str>,
 }
 
 #[derive(Default)]
@@ -143,7 +155,29 @@ impl Inner {
                 self.by_key.remove(key);
             }
         }
+        match entry.repetition.as_ref() {
+            Some(Repetition { key, position, shard }) if key.is_empty() => self.rewind(*shard, *position),
+            Some(Repetition { key, .. }) => _ = self.keys_to_reread.insert(key.to_string()),
+            None => {}
+        }
         Some(entry)
+    }
+
+    /// Whether a row has the id of an event in memory, and is another one.
+    pub(super) fn is_repetition(&self, id: Uuid, position: Position) -> bool {
+        self.events.get(&id).is_some_and(|entry| entry.position.seq != position.seq)
+    }
+
+    /// Notes such a row. It is not admitted, and precedes later events of its key.
+    pub(super) fn note_repetition(&mut self, id: Uuid, repetition: Repetition) {
+        let is_another = |entry: &&mut InFlightEntry| entry.position.seq != repetition.position.seq;
+        let Some(entry) = self.events.get_mut(&id).filter(is_another) else { return };
+        let key = entry.key.clone();
+        self.free.forget_key(&repetition.key);
+        entry.repetition = Some(repetition);
+        if let Some(key) = key {
+            self.free.forget_key(&key);
+        }
     }
 
     /// Drops settled events once every fetch that began before their settle is over (R2).

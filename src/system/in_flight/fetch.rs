@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 
-use super::entries::{InFlightEntry, Inner};
+use super::entries::{InFlightEntry, Inner, Repetition};
 use super::{DeliveryState, InFlight, SessionId};
 use crate::clock::BootInstant;
 use crate::fault_injection::{self, ProtocolRule};
@@ -94,12 +94,18 @@ impl Fetch {
     /// queries may be divided (`in_parts`).
     pub(crate) fn questions(&mut self, rows: &[FetchedRow], now: BootInstant, in_parts: bool) -> Vec<PredecessorQuery> {
         let inner = self.in_flight.lock();
-        let on_its_way = |id: &Uuid| inner.events.get(id).is_some_and(|entry| !entry.blocks());
+        let on_its_way = |id: &Uuid| {
+            let entry = inner.events.get(id).filter(|entry| !entry.blocks())?;
+            Some((*id, entry.position.seq))
+        };
         let mut questions: HashMap<&str, PredecessorQuery> = HashMap::new();
         let mut ends: HashMap<&str, Position> = HashMap::new();
         let is_new = |row: &&FetchedRow| !row.partition_key.is_empty() && !inner.events.contains_key(&row.id);
         self.free = rows.iter().filter(is_new).map(|row| row.partition_key.clone()).collect();
         for row in rows.iter().filter(is_new).filter(|row| !in_parts || !inner.free.has(row, now)) {
+            self.free.remove(&row.partition_key);
+        }
+        for row in rows.iter().filter(|row| inner.is_repetition(row.id, row.position)) {
             self.free.remove(&row.partition_key);
         }
         for row in rows.iter().filter(is_new).filter(|row| !self.free.contains(&row.partition_key)) {
@@ -109,12 +115,12 @@ impl Fetch {
                 before: row.position,
                 except: {
                     let chain = inner.by_key.get(row.partition_key.as_str()).into_iter().flatten();
-                    chain.copied().filter(on_its_way).collect()
+                    chain.filter_map(on_its_way).collect()
                 },
             });
             question.from = question.from.min(row.position);
             question.before = question.before.max(row.position);
-            question.except.push(row.id);
+            question.except.push((row.id, row.position.seq));
             ends.extend(self.read_to.get(&row.shard).map(|end| (row.partition_key.as_str(), *end)));
         }
         self.asked.clear();
@@ -182,6 +188,8 @@ impl Fetch {
                 continue;
             };
             if inner.events.contains_key(&row.id) {
+                let key = row.partition_key.as_str().into();
+                inner.note_repetition(row.id, Repetition { position: row.position, shard: row.shard, key });
                 continue;
             }
             if self.waits(&mut inner, &row, session, blockers) {
@@ -246,6 +254,10 @@ impl Fetch {
             return false;
         }
         inner.note_blocked_key(key, row.shard);
+        if let Some(blocker) = blocker {
+            let (position, shard) = (blocker.position, row.shard);
+            inner.note_repetition(blocker.id, Repetition { position, shard, key: key.into() });
+        }
         if overtakes || blocker.is_some_and(|blocker| blocker.due && !inner.events.contains_key(&blocker.id)) {
             inner.keys_to_reread.insert(key.to_owned());
         }

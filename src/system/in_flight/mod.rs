@@ -11,6 +11,8 @@ mod fetch;
 mod free;
 #[cfg(test)]
 mod free_tests;
+#[cfg(all(test, feature = "postgres"))]
+mod repeated_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -2,7 +2,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::fixtures;
-use crate::store::{Blocker, FetchedRow};
+use crate::store::{Blocker, FetchedRow, PredecessorQuery};
 use crate::system::credit::{Credit, CreditPermit};
 use crate::system::delivery::Delivery;
 
@@ -53,6 +53,10 @@ fn admit_behind(in_flight: &Arc<InFlight>, blocker: &FetchedRow, due: bool, row:
 
 fn keys_to_reread(in_flight: &InFlight, most: usize) -> Vec<String> {
     in_flight.take_keys_to_reread(most).into_iter().map(|start| start.key).collect()
+}
+
+fn excepted(question: &PredecessorQuery) -> Vec<Uuid> {
+    question.except.iter().map(|(id, _)| *id).collect()
 }
 
 fn ids(deliveries: &[Delivery]) -> Vec<Uuid> {
@@ -234,7 +238,7 @@ fn no_event_being_fetched_overtakes_one_released_behind_a_rejected_one() {
     let (mut refused, released) = (deliveries.remove(0), deliveries.remove(0));
     let mut fetch = in_flight.begin_fetch();
     let asked = fetch.questions(&rows(&[&third]), BootInstant::now(), true);
-    assert_eq!(asked[0].except, [first.id, second.id, third.id], "they are on their way");
+    assert_eq!(excepted(&asked[0]), [first.id, second.id, third.id], "they are on their way");
     refused.reject();
     drop(released);
     refused.settled(false);
@@ -292,7 +296,7 @@ fn a_predecessor_query_excludes_events_in_flight_and_those_just_read() {
     let questions = fetch.questions(&rows(&[&first, &second, &third, &free]), BootInstant::now(), true);
     assert_eq!(questions.len(), 1);
     assert_eq!((questions[0].key.as_str(), questions[0].before), ("k", third.position));
-    assert_eq!(questions[0].except, [first.id, second.id, third.id]);
+    assert_eq!(excepted(&questions[0]), [first.id, second.id, third.id]);
     assert!(fetch.questions(&rows(&[&first, &free]), BootInstant::now(), true).is_empty());
 }
 
@@ -431,6 +435,61 @@ fn a_journaled_replay_is_not_sent_again_once_its_original_is_recorded() {
     in_flight.open(SHARD, 3);
     assert_eq!(ids(&adopted), [replayed.id]);
     assert!(admit(&in_flight, &[&replayed]).is_empty(), "it is in the stream");
+}
+
+/// The event was recorded, and an operator replayed it or a writer published its id again, before it left the memory.
+#[test]
+fn an_event_with_the_id_of_one_in_flight_waits_for_it_and_holds_its_key() {
+    let in_flight = in_flight();
+    let (first, later) = (row(1, "k"), row(3, "k"));
+    let mut again = first.clone();
+    again.position = row(2, "k").position;
+    let mut delivery = admit_one(&in_flight, &first);
+    delivery.accept();
+    assert!(admit(&in_flight, &[&again]).is_empty());
+    let mut fetch = in_flight.begin_fetch();
+    let questions = fetch.questions(&rows(&[&again, &later]), BootInstant::now(), true);
+    assert_eq!(
+        questions[0].except,
+        [(first.id, 1), (later.id, 3)],
+        "the database is asked for the one with another seq"
+    );
+    drop(fetch);
+    assert!(admit_behind(&in_flight, &again, true, &later).is_empty());
+    assert!(!in_flight.has_keys_to_reread(), "it cannot be admitted yet");
+    delivery.settled(false);
+    assert_eq!(keys_to_reread(&in_flight, 10), ["k"]);
+    assert_eq!(ids(&admit(&in_flight, &[&again, &later])), [again.id, later.id]);
+}
+
+#[test]
+fn an_event_with_the_id_of_one_in_flight_holds_its_own_key_if_that_is_another() {
+    let in_flight = in_flight();
+    let (first, mut again, later) = (row(1, "k"), row(2, "k2"), row(3, "k2"));
+    again.id = first.id;
+    let mut delivery = admit_one(&in_flight, &first);
+    delivery.accept();
+    assert!(admit(&in_flight, &[&again]).is_empty());
+    let questions = in_flight.begin_fetch().questions(&rows(&[&later]), BootInstant::now(), true);
+    assert_eq!(questions.len(), 1, "its key is not known to be free");
+    assert!(admit_behind(&in_flight, &again, true, &later).is_empty());
+    delivery.settled(false);
+    assert_eq!(keys_to_reread(&in_flight, 10), ["k2"]);
+    assert_eq!(ids(&admit(&in_flight, &[&again, &later])), [again.id, later.id]);
+}
+
+#[test]
+fn an_event_without_a_key_is_read_again_once_the_one_with_its_id_has_left_the_memory() {
+    let in_flight = in_flight();
+    let first = row(1, "");
+    let mut again = first.clone();
+    again.position.seq += 1;
+    let delivery = admit_one(&in_flight, &first);
+    assert!(admit(&in_flight, &[&again]).is_empty());
+    assert!(in_flight.take_rewinds().is_empty());
+    delivery.settled(false);
+    assert_eq!(in_flight.take_rewinds(), HashMap::from([(SHARD, again.position)]));
+    assert_eq!(ids(&admit(&in_flight, &[&again])), [again.id]);
 }
 
 /// R2's race by construction, on a real database: a sweep whose snapshot is older than a settle.

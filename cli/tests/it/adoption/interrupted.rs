@@ -144,12 +144,13 @@ async fn an_index_that_was_left_half_built_is_dropped_and_built_again() {
     let (holder, sql) = (adoption.test.sql().await, adoption.test.sql().await);
     holder.batch_execute("BEGIN; UPDATE outbox_events SET subject = '' WHERE retry_count > 0").await.unwrap();
     sql.batch_execute("SET lock_timeout = '50ms'").await.unwrap();
-    let build = "CREATE INDEX CONCURRENTLY outbox_events_created ON outbox_events (created_at)";
+    let build =
+        "CREATE INDEX CONCURRENTLY outbox_events_published ON outbox_events (created_at) WHERE status = 'published'";
     assert!(sql.batch_execute(build).await.is_err());
     holder.batch_execute("COMMIT").await.unwrap();
 
     let planned = String::from_utf8(adoption.migrate(&["--dry-run"]).stdout).unwrap();
-    assert_eq!(planned.matches("DROP INDEX CONCURRENTLY \"public\".outbox_events_created;").count(), 1, "{planned}");
+    assert_eq!(planned.matches("DROP INDEX CONCURRENTLY \"public\".outbox_events_published;").count(), 1, "{planned}");
     adoption.adopt();
     assert_eq!(schema(&sql).await, fresh_schema().await);
 }

@@ -54,7 +54,7 @@ impl Adoption {
 
 /// The outbox's schema in the catalog, except the parts that only django-broadcaster has: its indexes, its checks that
 /// counts are not negative, and its migration records.
-async fn schema(sql: &Client) -> Vec<String> {
+pub(crate) async fn schema(sql: &Client) -> Vec<String> {
     let mut lines = Vec::new();
     for query in [
         "SELECT concat_ws(' ', c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
@@ -82,6 +82,6 @@ async fn schema(sql: &Client) -> Vec<String> {
 }
 
 /// The outbox's schema in a new database.
-async fn fresh_schema() -> Vec<String> {
+pub(crate) async fn fresh_schema() -> Vec<String> {
     schema(&TestOutbox::new().await.sql().await).await
 }

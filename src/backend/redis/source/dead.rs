@@ -4,20 +4,20 @@ use redis::{Pipeline, Value, from_redis_value};
 
 use super::streams::SourceStream;
 use super::{LinkError, RETRY, RedisSource, Result, SET_ASIDE, entries};
-use crate::backend::event_source::{DeadLetter, EntryId, SourceUnavailable, StoredLetter};
+use crate::backend::event_source::{DeadLetter, EntryId, SetAside, SourceUnavailable, StoredLetter};
 use crate::backend::redis::stream::entry::entry_fields;
 
 /// The fields that a dead letter has in addition to those of its entry.
 const ADDED: [&str; 6] = ["dead_stream", "dead_entry", "dead_group", "dead_consumer", "dead_deliveries", "dead_reason"];
 
 impl RedisSource {
-    pub(super) async fn add_letter(&self, letter: &DeadLetter) -> Result<bool> {
+    pub(super) async fn add_letter(&self, letter: &DeadLetter) -> Result<SetAside> {
         let stream = self.streams.get(letter.entry.stream);
         let fields = letter.event.as_ref().and_then(|event| Some(entry_fields(event).ok()?.fields)).unwrap_or_default();
         let entry = letter.entry.id.to_string();
         let deliveries = letter.deliveries.to_string();
         let added = [&stream.origin, &entry, &self.group, &self.name, &deliveries, &letter.reason];
-        let Some((leases, fence)) = self.fence(letter.entry.stream, &stream) else { return Ok(false) };
+        let Some((leases, fence)) = self.fence(letter.entry.stream, &stream) else { return Ok(SetAside::Lost) };
         let mut request = SET_ASIDE.request();
         request.arg(2 + usize::from(leases.is_some())).arg(&stream.name).arg(&stream.dead).arg(&leases);
         request.arg(&self.group).arg(&self.name).arg(&fence);
@@ -25,9 +25,20 @@ impl RedisSource {
         request.arg(2 * fields.len());
         fields.iter().for_each(|(name, value)| _ = request.arg(name.as_ref()).arg(value.as_ref()));
         ADDED.iter().zip(added).for_each(|(name, value)| _ = request.arg(name).arg(value));
-        let moved: u8 = self.call(&SET_ASIDE, &request).await?;
+        let moved: u8 = match self.control.call(&SET_ASIDE, &request).await {
+            Ok(moved) => moved,
+            // Other entries of the stream may be handled.
+            Err(error) if error.is_refused_for_its_key() || error.is_out_of_memory() => {
+                return Ok(SetAside::Refused(SourceUnavailable(format!(
+                    "stream `{}`: {}",
+                    stream.dead,
+                    error.reason()
+                ))));
+            }
+            Err(error) => return Err(self.explain(&error)),
+        };
         self.forget_trimmed([letter.entry]);
-        Ok(moved == 1)
+        Ok(if moved == 1 { SetAside::Moved } else { SetAside::Lost })
     }
 
     /// The dead letters of a stream, after one of them, oldest first.

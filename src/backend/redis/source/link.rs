@@ -41,6 +41,11 @@ impl LinkError {
         matches!(self, Self::Refused(error) if errors::is_refused_for_its_key(error))
     }
 
+    /// The server has no memory for what the call adds.
+    pub(super) fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Refused(error) if errors::is_out_of_memory_for(error))
+    }
+
     /// The group exists already.
     pub(super) fn is_existing_group(&self) -> bool {
         matches!(self, Self::Refused(error) if errors::is_existing_group(error))
@@ -90,7 +95,9 @@ impl Link {
 
     /// Also after most errors that the server answered: another one may be the master now.
     async fn end_after<T>(&self, answer: &Result<T, RedisError>) {
-        if answer.as_ref().is_err_and(|error| !errors::is_refused_for_its_key(error)) {
+        let is_this_servers =
+            |error: &RedisError| errors::is_refused_for_its_key(error) || errors::is_out_of_memory_for(error);
+        if answer.as_ref().is_err_and(|error| !is_this_servers(error)) {
             self.end().await;
         }
     }

@@ -31,7 +31,7 @@ use self::streams::{SourceStream, SourceStreams};
 pub(crate) use self::tail::Positions;
 use super::Script;
 use crate::backend::event_source::{
-    Backlog, Claimed, Content, DeadLetter, EntryRef, EventSource, Received, Refusals, Renewal, Renewed,
+    Backlog, Claimed, Content, DeadLetter, EntryRef, EventSource, Received, Refusals, Renewal, Renewed, SetAside,
     SourceUnavailable, StreamLeases,
 };
 use crate::settings::{ConsumerSettings, PublisherSettings};
@@ -220,7 +220,7 @@ impl EventSource for RedisSource {
         Ok(claimed)
     }
 
-    async fn load(&self, entries: &[EntryRef]) -> Result<Vec<Option<Content>>> {
+    async fn load(&self, entries: &[EntryRef]) -> Result<Result<Vec<Option<Content>>>> {
         self.read_again(entries).await
     }
 
@@ -250,7 +250,7 @@ impl EventSource for RedisSource {
         Ok(renewed)
     }
 
-    async fn set_aside(&self, letter: &DeadLetter) -> Result<bool> {
+    async fn set_aside(&self, letter: &DeadLetter) -> Result<SetAside> {
         self.add_letter(letter).await
     }
 
@@ -267,6 +267,10 @@ impl EventSource for RedisSource {
             }
         }
         Ok(())
+    }
+
+    fn rest(&self, streams: &BTreeSet<usize>) {
+        streams.iter().for_each(|stream| self.resting.extend(*stream, &self.stream_name(*stream)));
     }
 
     fn refusing(&self) -> Option<SourceUnavailable> {

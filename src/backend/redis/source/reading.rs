@@ -40,19 +40,21 @@ impl RedisSource {
     }
 
     /// Reads entries of one stream again.
-    pub(super) async fn read_again(&self, entries: &[EntryRef]) -> Result<Vec<Option<Content>>> {
-        let Some(first) = entries.first() else { return Ok(Vec::new()) };
+    pub(super) async fn read_again(&self, entries: &[EntryRef]) -> Result<Result<Vec<Option<Content>>>> {
+        let Some(first) = entries.first() else { return Ok(Ok(Vec::new())) };
         let stream = self.streams.get(first.stream);
         let mut questions = Pipeline::new();
         for EntryRef { id, .. } in entries {
             questions.cmd("XRANGE").arg(&stream.name).arg(id.to_string()).arg(id.to_string());
         }
-        let found: Vec<Vec<(String, Value)>> =
-            self.control.pipeline(&questions).await.map_err(|error| self.explain(&error))?;
+        let found: Vec<Vec<(String, Value)>> = match self.control.pipeline(&questions).await {
+            Ok(found) => found,
+            Err(error) => return Ok(Err(self.refusal(first.stream, &error)?)),
+        };
         let content = |(found, entry): (Vec<(String, Value)>, &EntryRef)| {
             let fields = found.into_iter().next().map_or(Value::Nil, |(_, fields)| fields);
             entries::content(entry.id, &stream.name, fields)
         };
-        Ok(found.into_iter().zip(entries).map(content).collect())
+        Ok(Ok(found.into_iter().zip(entries).map(content).collect()))
     }
 }

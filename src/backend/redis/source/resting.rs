@@ -15,6 +15,9 @@ use crate::backend::event_source::{EventSource, SourceUnavailable};
 /// How long such a stream is left alone after each refusal.
 const REST: Duration = Duration::from_secs(2);
 
+/// A stream that is read is asked again within this time after its rest.
+const ASKED_WITHIN: Duration = Duration::from_secs(30);
+
 /// The streams that refused a call, by their numbers.
 #[derive(Default)]
 pub(super) struct Resting(Mutex<BTreeMap<usize, Refusal>>);
@@ -34,9 +37,29 @@ impl Resting {
         self.streams().get(&number).is_some_and(|refusal| refusal.until > Instant::now())
     }
 
-    /// Why one of them is not read.
+    /// Extends the rest of a stream.
+    fn extend_until(&self, number: usize, until: Instant, reason: impl FnOnce() -> SourceUnavailable) -> bool {
+        let mut streams = self.streams();
+        let is_new = !streams.contains_key(&number);
+        let refusal = streams.entry(number).or_insert_with(|| Refusal { until, reason: reason() });
+        refusal.until = refusal.until.max(until);
+        is_new
+    }
+
+    /// Lets a stream rest because its entries wait for calls that were refused.
+    pub(super) fn extend(&self, number: usize, name: &str) {
+        let reason = || SourceUnavailable(format!("stream `{name}`: its entries wait for calls that are refused"));
+        if self.extend_until(number, Instant::now() + REST, reason) {
+            tracing::warn!(stream = name, "entries of a stream wait for refused calls; only the others are read on");
+        }
+    }
+
+    /// Why one of them is not read. A stream that refuses is asked again after each rest, unless another consumer has it now.
     pub(super) fn reason(&self) -> Option<SourceUnavailable> {
-        self.streams().first_key_value().map(|(_, refusal)| refusal.reason.clone())
+        let asked_since = Instant::now() - ASKED_WITHIN;
+        let streams = self.streams();
+        let refusal = streams.values().find(|refusal| refusal.until > asked_since)?;
+        Some(refusal.reason.clone())
     }
 }
 

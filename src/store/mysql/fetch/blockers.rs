@@ -37,11 +37,12 @@ pub(in crate::store::mysql) async fn find_blockers(
     type Found = (i64, String, i64, i64, bool);
     let query = Statement::<(BigInt, Text, BigInt, BigInt, Bool)>::built(parts.join(" UNION ALL "), values);
     let mut found: HashMap<String, Blocker> = HashMap::new();
-    let excepted: Vec<HashSet<Uuid>> = questions.iter().map(|one| one.except.iter().copied().collect()).collect();
+    let excepted: Vec<HashSet<(Uuid, i64)>> =
+        questions.iter().map(|one| one.except.iter().copied().collect()).collect();
     for (n, id, scheduled_at, seq, due) in session.load::<_, Found>(query).await? {
         let id = Uuid::try_parse(&id).map_err(Failure::client)?;
         let n = usize::try_from(n).unwrap_or_default();
-        let Some(question) = questions.get(n).filter(|_| !excepted[n].contains(&id)) else { continue };
+        let Some(question) = questions.get(n).filter(|_| !excepted[n].contains(&(id, seq))) else { continue };
         let blocker = Blocker { id, position: Position { scheduled_at, seq }, due };
         let first = found.entry(question.key.clone()).or_insert_with(|| blocker.clone());
         if blocker.position < first.position {

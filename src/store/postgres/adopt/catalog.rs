@@ -76,6 +76,11 @@ pub(super) async fn count_pages(client: &SchemaClient) -> Result<i64, Error> {
     client.query_one(pages, &[]).await?.try_get(0)
 }
 
+/// The table's pages, and its rows by the planner's estimate.
+pub(super) async fn size(client: &SchemaClient) -> Result<(i64, i64), Error> {
+    Ok((count_pages(client).await?, estimate_rows(client).await?))
+}
+
 /// The planner's estimate: counting all rows would read the whole table.
 async fn estimate_rows(client: &SchemaClient) -> Result<i64, Error> {
     let explain = client.schema().qualify("EXPLAIN (FORMAT JSON) SELECT FROM outbox_events");

@@ -9,13 +9,14 @@ use tokio_postgres::Error;
 use super::Result;
 use super::connect::Target;
 use super::schema_client::SchemaClient;
-use crate::store::migrate::{MigrationPlan, MigrationProgress, ProgressFn, statements};
+use crate::store::migrate::{MigrationPlan, MigrationProgress, MigrationStep, ProgressFn, statements};
 
 mod catalog;
 mod check;
 mod session;
 mod task;
 
+use session::UPGRADE_WAIT;
 pub(super) use session::{AdoptSession, transaction};
 use task::{Index, Task};
 
@@ -43,14 +44,72 @@ pub(super) async fn adopt(target: &Target, client: &SchemaClient, watch: &Progre
     if is_needed(target, client).await? {
         plan.adopts = true;
         let tasks = list_tasks(target, client).await?;
-        for (task, done) in tasks.iter().zip(0..) {
-            watch(MigrationProgress { what: &task.name(), done, total: tasks.len() as u64 });
-            plan.taken_up += task.run(&session, watch).await?;
-            plan.steps.push(task.step(client.schema()));
-        }
+        plan.taken_up = run(&tasks, &session, watch).await?;
+        plan.steps = tasks.iter().map(|task| task.step(client.schema())).collect();
     }
     session.end().await?;
     Ok(plan)
+}
+
+/// An index that takes the place of another one, on a table in use.
+pub(super) struct Replaced {
+    /// The statement that creates the new one.
+    pub(super) by: &'static str,
+    /// The name of the old one.
+    pub(super) name: &'static str,
+}
+
+/// The steps of [`replace_indexes`].
+pub(super) async fn plan_replaced(
+    target: &Target,
+    client: &SchemaClient,
+    indexes: &[&Replaced],
+) -> Result<Vec<MigrationStep>> {
+    let tasks = list_replaced(target, client, indexes).await?;
+    Ok(tasks.iter().map(|task| task.step(client.schema())).collect())
+}
+
+/// Builds the new indexes and drops the old ones while others write to the table; returns the steps.
+pub(super) async fn replace_indexes(
+    target: &Target,
+    client: &SchemaClient,
+    indexes: &[&Replaced],
+    watch: &ProgressFn,
+) -> Result<Vec<MigrationStep>> {
+    if indexes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let session = AdoptSession::begin_within(UPGRADE_WAIT, target, client).await?;
+    let tasks = list_replaced(target, client, indexes).await?;
+    run(&tasks, &session, watch).await?;
+    session.end().await?;
+    Ok(tasks.iter().map(|task| task.step(client.schema())).collect())
+}
+
+async fn list_replaced(target: &Target, client: &SchemaClient, indexes: &[&Replaced]) -> Result<Vec<Task>> {
+    if indexes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let failed = |error: Error| target.driver_error("migrate", &error);
+    let size = catalog::size(client).await.map_err(failed)?;
+    let statements = indexes.iter().map(|index| index.by);
+    let mut tasks = missing_indexes(client, statements, size).await.map_err(failed)?;
+    for index in indexes {
+        if catalog::is_built(client, index.name).await.map_err(failed)? {
+            tasks.push(Task::DropIndex(index.name));
+        }
+    }
+    Ok(tasks)
+}
+
+/// Runs tasks; returns the number of events that they reset from `processing`.
+async fn run(tasks: &[Task], session: &AdoptSession<'_>, watch: &ProgressFn) -> Result<u64> {
+    let mut taken_up = 0;
+    for (task, done) in tasks.iter().zip(0..) {
+        watch(MigrationProgress { what: &task.name(), done, total: tasks.len() as u64 });
+        taken_up += task.run(session, watch).await?;
+    }
+    Ok(taken_up)
 }
 
 async fn is_needed(target: &Target, client: &SchemaClient) -> Result<bool> {
@@ -70,15 +129,26 @@ async fn list_tasks(target: &Target, client: &SchemaClient) -> Result<Vec<Task>>
     if !found.has_columns || found.unplaced > 0 {
         tasks.push(Task::FillSeq { rows: found.unplaced, pages: found.pages });
     }
-    for statement in statements(INDEXES) {
+    let size = (found.pages, found.rows);
+    tasks.extend(missing_indexes(client, statements(INDEXES), size).await.map_err(failed)?);
+    tasks.push(Task::Finish { processing: found.processing });
+    Ok(tasks)
+}
+
+/// The tasks that build the indexes that are missing on a table of this size, in pages and rows.
+async fn missing_indexes(
+    client: &SchemaClient,
+    indexes: impl Iterator<Item = &'static str>,
+    (table_pages, table_rows): (i64, i64),
+) -> std::result::Result<Vec<Task>, Error> {
+    let mut tasks = Vec::new();
+    for statement in indexes {
         let name = index_name(statement);
-        if !catalog::is_built(client, name).await.map_err(failed)? {
-            let is_unfinished = catalog::is_unfinished(client, name).await.map_err(failed)?;
-            let (table_pages, table_rows) = (found.pages, found.rows);
+        if !catalog::is_built(client, name).await? {
+            let is_unfinished = catalog::is_unfinished(client, name).await?;
             tasks.push(Task::BuildIndex(Index { name, statement, is_unfinished, table_pages, table_rows }));
         }
     }
-    tasks.push(Task::Finish { processing: found.processing });
     Ok(tasks)
 }
 

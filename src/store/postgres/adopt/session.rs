@@ -28,8 +28,11 @@ const BRIEF: Patience =
 /// For statements that wait for older transactions and block no writer.
 const LONG: Patience = Patience { lock_timeout: Duration::from_secs(600), tries: 3, pause: Duration::from_secs(1) };
 
-/// The wait for another migration. After a kill the server needs a second to notice that the client is gone.
-const MIGRATION_WAIT: Duration = Duration::from_secs(10);
+/// The wait for another adoption. After a kill the server needs a second to notice that the client is gone.
+pub(super) const ADOPTION_WAIT: Duration = Duration::from_secs(10);
+
+/// The wait for another upgrade, which may build an index of a large table.
+pub(super) const UPGRADE_WAIT: Duration = Duration::from_secs(3_600);
 const MIGRATION_POLL: Duration = Duration::from_millis(100);
 
 /// The connection of an adoption, of which only one runs at a time.
@@ -40,17 +43,22 @@ pub(in crate::store::postgres) struct AdoptSession<'a> {
 
 impl<'a> AdoptSession<'a> {
     /// Waits until no other migration runs.
+    pub(in crate::store::postgres) async fn begin(target: &'a Target, client: &'a SchemaClient) -> Result<Self> {
+        Self::begin_within(ADOPTION_WAIT, target, client).await
+    }
+
+    /// Waits as long as this until no other migration runs.
     ///
     /// Polls instead of letting the server wait: a waiting statement is a transaction, for which building an index
     /// concurrently would wait.
-    pub(in crate::store::postgres) async fn begin(target: &'a Target, client: &'a SchemaClient) -> Result<Self> {
+    pub(super) async fn begin_within(patience: Duration, target: &'a Target, client: &'a SchemaClient) -> Result<Self> {
         let session = Self { target, client };
         session.run("SET statement_timeout = 0").await?;
         // Makes a statement end soon after its client was killed. Not every system supports it, so a refusal is ignored.
         let _ = client.batch_execute("SET client_connection_check_interval = '500ms'").await;
         let began = Instant::now();
         while !session.try_lock().await? {
-            if began.elapsed() > MIGRATION_WAIT {
+            if began.elapsed() > patience {
                 return Err(
                     session.failure("another migration is running in this schema: wait until it ends".to_owned())
                 );

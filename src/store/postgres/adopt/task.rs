@@ -20,6 +20,9 @@ const LAST: &str = concat!(
     "\nINSERT INTO outbox_migrations (version) VALUES (1);",
 );
 
+const BRIEFLY_EXCLUSIVE: &str = "Changes the catalog only; no row is read or written. ACCESS EXCLUSIVE for a moment: if \
+    the lock is not\nacquired within 1.5 s, statements that wait behind it go first, and it is retried.";
+
 /// The pages of one batch: about 3,000 rows.
 const BATCH_PAGES: usize = 128;
 
@@ -28,6 +31,7 @@ pub(super) enum Task {
     AddColumns,
     FillSeq { rows: i64, pages: i64 },
     BuildIndex(Index),
+    DropIndex(&'static str),
     Finish { processing: i64 },
 }
 
@@ -65,12 +69,17 @@ impl Index {
     }
 }
 
+fn drop_index_if_there(name: &str) -> String {
+    format!("DROP INDEX IF EXISTS {name};")
+}
+
 impl Task {
     pub(super) fn name(&self) -> Cow<'static, str> {
         match self {
             Self::AddColumns => "adding columns".into(),
             Self::FillSeq { .. } => "filling in seq".into(),
             Self::BuildIndex(index) => format!("building {}", index.name).into(),
+            Self::DropIndex(name) => format!("dropping {name}").into(),
             Self::Finish { .. } => "finishing".into(),
         }
     }
@@ -84,6 +93,7 @@ impl Task {
                 let sql = index.concurrently(session.schema());
                 session.build_index(index.name, &sql).await.map(|()| None)?
             }
+            Self::DropIndex(name) => session.transact(&drop_index_if_there(name)).await?,
             Self::Finish { .. } => session.transact(LAST).await?,
         };
         Ok(answer.and_then(|count| count.parse().ok()).unwrap_or(0))
@@ -92,13 +102,7 @@ impl Task {
     /// Describes the task for operators before it runs.
     pub(super) fn step(&self, schema: &Schema) -> MigrationStep {
         match self {
-            Self::AddColumns => MigrationStep {
-                sql: transaction(schema, COLUMNS),
-                cost:
-                    "Changes the catalog only; no row is read or written. ACCESS EXCLUSIVE for a moment: if the lock is \
-                       not\nacquired within 1.5 s, statements that wait behind it go first, and it is retried."
-                        .to_owned(),
-            },
+            Self::AddColumns => MigrationStep { sql: transaction(schema, COLUMNS), cost: BRIEFLY_EXCLUSIVE.to_owned() },
             Self::FillSeq { rows, pages } => MigrationStep {
                 sql: transaction(schema, &seq_batch(0)),
                 cost: format!(
@@ -109,6 +113,10 @@ impl Task {
                 ),
             },
             Self::BuildIndex(index) => MigrationStep { sql: index.sql(schema), cost: index.cost() },
+            Self::DropIndex(name) => MigrationStep {
+                sql: transaction(schema, &drop_index_if_there(name)),
+                cost: BRIEFLY_EXCLUSIVE.to_owned(),
+            },
             Self::Finish { processing } => MigrationStep {
                 sql: transaction(schema, LAST),
                 cost: format!(

@@ -280,7 +280,8 @@ pub(super) async fn blockers(
 ) -> Result<Blockers> {
     let (from_at, from_seq) = split(questions.iter().map(|question| question.from));
     let (at, seq) = split(questions.iter().map(|question| question.before));
-    let except: Vec<Uuid> = questions.iter().flat_map(|question| question.except.iter().copied()).collect();
+    let except = questions.iter().flat_map(|question| question.except.iter().copied());
+    let (ids, seqs): (Vec<Uuid>, Vec<i64>) = except.unzip();
     let query = Statement::<(Text, SqlUuid, Timestamptz, BigInt, Bool)>::new(
         store.target.can_cache_statements(),
         BLOCKERS,
@@ -291,9 +292,11 @@ pub(super) async fn blockers(
             Value::Times(at),
             Value::Numbers(seq),
             Value::Text(lane.to_owned()),
-            Value::Ids(except.clone()),
+            Value::Ids(ids.clone()),
+            Value::Numbers(seqs.clone()),
             Value::Text(lane.to_owned()),
-            Value::Ids(except),
+            Value::Ids(ids),
+            Value::Numbers(seqs),
             Value::Bool(failed_blocks),
             Value::Text(lane.to_owned()),
             Value::Bool(failed_blocks),
@@ -328,7 +331,7 @@ macro_rules! first_before {
             $what,
             " AND e.partition_key <> '' AND e.partition_key = q.key AND e.publisher_backend = ? \
              AND e.seq IS NOT NULL AND (e.scheduled_at, e.seq) >= (q.from_at, q.from_seq) \
-             AND (e.scheduled_at, e.seq) < (q.at, q.seq) AND e.id NOT IN (SELECT unnest(?))"
+             AND (e.scheduled_at, e.seq) < (q.at, q.seq) AND (e.id, e.seq) NOT IN (SELECT * FROM unnest(?, ?))"
         )
     };
 }

@@ -14,7 +14,7 @@ use crate::store::postgres::{PostgresStore, SHARDS, Target};
 use crate::store::{
     Action, AdminStore, Announcement, AuditNote, Care, CountMode, DeliveryRequest, DispatchStore, FetchRequest,
     HandledDelivery, HandlerStore, Heartbeat, KeyStart, MaintenanceStore, Position, PredecessorQuery, RejectedDelivery,
-    RetentionCutoff, SchemaStore, Settled, Shard, Store, handler_lane,
+    RetentionCursor, RetentionCutoff, SchemaStore, Settled, Shard, Store, handler_lane,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -105,7 +105,7 @@ async fn ask(store: &PostgresStore, owner: Uuid, epoch: i64) -> Vec<(Uuid, i64)>
         .await
         .unwrap();
     let expiry = RetentionCutoff { published: Some(24 * HOUR), failed: Some(Duration::ZERO), limit: 500 };
-    assert_eq!(store.delete_expired(expiry, &[]).await.unwrap(), 0);
+    assert_eq!(store.delete_expired(expiry, &[], RetentionCursor::default()).await.unwrap().deleted, 0);
     ids
 }
 

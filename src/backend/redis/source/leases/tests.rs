@@ -3,7 +3,7 @@
 use ::redis::aio::MultiplexedConnection;
 
 use super::*;
-use crate::backend::event_source::{DeadLetter, EventSource, Renewal};
+use crate::backend::event_source::{DeadLetter, EventSource, Renewal, SetAside};
 use crate::settings::partitions::partition_name;
 use crate::settings::{ConsumerSettings, PublisherSettings, Secret};
 use crate::test_support::redis::{connect, stream, url};
@@ -250,9 +250,9 @@ async fn a_process_that_starts_again_under_its_name_is_another_member() {
     let renewal = Renewal { entry, deliveries: 5, idle: Duration::ZERO };
     assert_eq!(old.renew(&[renewal]).await.unwrap().lost, [entry]);
     let letter = DeadLetter { entry, deliveries: 5, reason: "no".to_owned(), event: None };
-    assert!(!old.set_aside(&letter).await.unwrap());
+    assert!(matches!(old.set_aside(&letter).await.unwrap(), SetAside::Lost));
     assert_eq!(new.renew(&[renewal]).await.unwrap().lost, []);
-    assert!(new.set_aside(&letter).await.unwrap());
+    assert!(matches!(new.set_aside(&letter).await.unwrap(), SetAside::Moved));
     StreamLeases::leave(&old).await.unwrap();
     assert_eq!(settle(&[&new]).await, [1], "the old one releases nothing of the new one");
 }
