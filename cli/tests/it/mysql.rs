@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::support::mysql::{self, Database};
 use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually, redis, unique};
-use crate::test_outbox::{DRAIN, assert_once_in_order};
+use crate::test_outbox::{DRAIN, Written, assert_once_in_order};
 
 const KEYS: usize = 50;
 
@@ -109,8 +109,8 @@ impl MysqlOutbox {
     }
 
     async fn assert_delivered(&self, count: usize) {
-        let query = "SELECT CAST(id AS char), partition_key FROM outbox_events ORDER BY scheduled_at, seq";
-        let events: Vec<(String, String)> = self.sql().await.query(query).await.unwrap();
+        let query = "SELECT CAST(id AS char), partition_key, seq FROM outbox_events ORDER BY scheduled_at, seq";
+        let events: Vec<Written> = self.sql().await.query(query).await.unwrap();
         assert_eq!(events.len(), count);
         assert_once_in_order(&events, &redis::event_ids(&redis::url(), &self.stream).await);
     }
