@@ -49,6 +49,7 @@ command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || packages+=(nginx-light)
 command -v curl >/dev/null || packages+=(curl)
 command -v promtool >/dev/null || packages+=(prometheus)
 has_postgres || packages+=(postgresql)
+command -v mariadbd >/dev/null || [ -x /usr/sbin/mariadbd ] || packages+=(mariadb-server)
 has_venv || packages+=(python3-venv)
 command -v node >/dev/null || packages+=(nodejs)
 command -v npm >/dev/null || packages+=(npm)
@@ -61,7 +62,7 @@ if [ "${#packages[@]}" -gt 0 ]; then
     echo "Installing ${packages[*]}"
     (install_packages "${packages[@]}") || fail "The installation failed. Run: $by_hand"
 fi
-echo "cargo, cc, redis-server, rabbitmq-server, postgres, nginx, curl, promtool, chromium, node, npm and python3 with venv are installed"
+echo "cargo, cc, redis-server, rabbitmq-server, postgres, mariadbd, nginx, curl, promtool, chromium, node, npm and python3 with venv are installed"
 
 # With more threads the servers and workers of the tests only wait for each other.
 threads=$(nproc 2>/dev/null || echo 2)

@@ -195,12 +195,12 @@ pub enum StoreError {
         transient: bool,
     },
     /// The database refused the statement because of its values.
-    #[error("the database refused to {operation} (SQLSTATE {sqlstate}): {reason}")]
+    #[error("the database refused to {operation} ({sqlstate}): {reason}")]
     #[non_exhaustive]
     Refused {
         /// The operation.
         operation: &'static str,
-        /// The server's code for the reason; see appendix A of the PostgreSQL manual.
+        /// PostgreSQL's SQLSTATE (appendix A of its manual), or the number of MariaDB's or MySQL's error.
         sqlstate: String,
         /// The server's message.
         reason: String,

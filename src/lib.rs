@@ -22,8 +22,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic that it failed"))]
 
-#[cfg(not(any(feature = "postgres", feature = "sqlite")))]
-compile_error!("an outbox needs a database: turn on the feature `postgres`, `sqlite` or `sqlite-bundled`");
+#[cfg(not(any(feature = "mysql", feature = "postgres", feature = "sqlite")))]
+compile_error!("an outbox needs a database: turn on the feature `postgres`, `mysql`, `sqlite` or `sqlite-bundled`");
 
 #[cfg(feature = "actix-web")]
 pub mod actix_web;

@@ -98,7 +98,7 @@ impl JsonText {
     }
 
     /// Checks that text is JSON: only its writer could have ensured it.
-    #[cfg(any(feature = "sqlite", feature = "_adapters"))]
+    #[cfg(any(feature = "mysql", feature = "sqlite", feature = "_adapters"))]
     pub(crate) fn checked(text: &str) -> Result<Self, &'static str> {
         match serde_json::from_str::<&serde_json::value::RawValue>(text) {
             Ok(_) => Ok(Self::new(text.trim().to_owned())),
@@ -108,7 +108,7 @@ impl JsonText {
 
     /// Checks that text is a JSON object. JSON null, which Django writes for `None`, and an empty array, which PHP writes for
     /// an empty object, are read as an object without members.
-    #[cfg(any(feature = "sqlite", feature = "_adapters"))]
+    #[cfg(any(feature = "mysql", feature = "sqlite", feature = "_adapters"))]
     pub(crate) fn checked_object(text: &str) -> Result<Self, &'static str> {
         let json = Self::checked(text)?;
         match json.as_str() {

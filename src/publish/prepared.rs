@@ -17,6 +17,9 @@ pub enum Dialect {
     Postgres,
     /// SQLite 3.41 or later, with the placeholders `?1` to `?17`.
     Sqlite,
+    /// MariaDB 10.6 or MySQL 8.0.17 or later, with 17 placeholders `?`.
+    #[cfg(feature = "mysql")]
+    Mysql,
 }
 
 /// An event that passed every rule, as a statement and its parameters: any driver of any version can send it, as a part of
@@ -105,6 +108,8 @@ impl PreparedEvent {
         match dialect {
             Dialect::Postgres => POSTGRES,
             Dialect::Sqlite => SQLITE,
+            #[cfg(feature = "mysql")]
+            Dialect::Mysql => MYSQL,
         }
     }
 
@@ -167,6 +172,15 @@ macro_rules! sqlite_insert {
 }
 
 const SQLITE: &str = sqlite_insert!();
+
+/// Placeholders have no numbers, so the columns are in the order of the parameters. The last letter of a time says UTC, which
+/// the column is in.
+#[cfg(feature = "mysql")]
+const MYSQL: &str = "INSERT INTO outbox_events (id, event_type, source, subject, data_content_type, data_schema, data, \
+    data_binary, scheduled_at, event_time, max_retries, publisher_backend, publisher_config, cloud_event_id, extensions, \
+    partition_key) VALUES (REPLACE(?, '-', ''), ?, ?, ?, ?, ?, ?, UNHEX(?), \
+    COALESCE(CAST(TRIM(TRAILING 'Z' FROM ?) AS datetime(6)), UTC_TIMESTAMP(6) + INTERVAL CAST(? AS SIGNED) MICROSECOND), \
+    CAST(TRIM(TRAILING 'Z' FROM ?) AS datetime(6)), ?, ?, ?, ?, ?, ?)";
 
 /// The statements of [`PreparedEvent`] that write nothing if the id is in use, and return the id if they wrote the event.
 #[cfg(feature = "_adapters")]

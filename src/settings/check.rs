@@ -28,7 +28,7 @@ pub(super) mod expected {
 
 type Result<T, E = SettingsError> = std::result::Result<T, E>;
 
-const DATABASE_SCHEMES: &[&str] = &["postgres://", "postgresql://", "sqlite://"];
+const DATABASE_SCHEMES: &[&str] = &["postgres://", "postgresql://", "mysql://", "mariadb://", "sqlite://"];
 
 /// Kinds of backend that come with the library.
 pub(crate) const BUILT_IN: &[&str] = &[

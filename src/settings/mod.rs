@@ -59,7 +59,8 @@ table! {
     /// `[database]`
     #[derive(Debug, Clone, PartialEq)]
     pub struct DatabaseSettings {
-        /// `postgres://user:password@host/database?sslmode=verify-full`, as psql reads it, or `sqlite://path`.
+        /// `postgres://user:password@host/database?sslmode=verify-full`, as psql reads it,
+        /// `mysql://user:password@host/database?sslmode=verify-full`, or `sqlite://path`.
         url: Secret = Secret::default(), Node::secret,
             or url_file by Node::secret_file, or url_command by Node::secret_command;
         /// PostgreSQL: the password, instead of one in `url`.

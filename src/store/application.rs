@@ -16,7 +16,7 @@ use crate::error::StoreError;
 const WAIT_LIMIT: Duration = Duration::from_secs(10);
 
 /// A connection that [`Outbox::pool`](crate::Outbox::pool) and [`Outbox::connection`](crate::Outbox::connection) make:
-/// diesel-async's `AsyncPgConnection`, or its `SyncConnectionWrapper<SqliteConnection>`.
+/// diesel-async's `AsyncPgConnection` or `AsyncMysqlConnection`, or its `SyncConnectionWrapper<SqliteConnection>`.
 ///
 /// Cannot be implemented outside this crate.
 pub trait OutboxConnection: PoolableConnection + sealed::Connect<Self::Pool> {
@@ -29,6 +29,8 @@ pub trait OutboxConnection: PoolableConnection + sealed::Connect<Self::Pool> {
 pub(crate) enum Kind {
     #[cfg(feature = "postgres")]
     Postgres(std::sync::Arc<super::postgres::Target>),
+    #[cfg(feature = "mysql")]
+    Mysql(super::mysql::Address),
     #[cfg(feature = "sqlite")]
     Sqlite(super::sqlite::Location),
 }
@@ -39,6 +41,8 @@ impl ApplicationTarget {
         let target = match &self.0 {
             #[cfg(feature = "postgres")]
             Kind::Postgres(target) => target.shown(),
+            #[cfg(feature = "mysql")]
+            Kind::Mysql(address) => address.shown.clone(),
             #[cfg(feature = "sqlite")]
             Kind::Sqlite(location) => location.target.to_string(),
         };
@@ -106,6 +110,7 @@ macro_rules! connection {
 }
 
 connection!("postgres", diesel_async::AsyncPgConnection, "PostgreSQL", Postgres);
+connection!("mysql", diesel_async::AsyncMysqlConnection, "MariaDB or MySQL", Mysql);
 connection!(
     "sqlite",
     diesel_async::sync_connection_wrapper::SyncConnectionWrapper<diesel::SqliteConnection>,

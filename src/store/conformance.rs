@@ -268,6 +268,8 @@ macro_rules! instantiate {
     };
 }
 
+#[cfg(feature = "mysql")]
+mod mysql;
 #[cfg(feature = "sqlite")]
 instantiate!(sqlite, crate::store::sqlite::fixture::SqliteFixture);
 #[cfg(feature = "postgres")]

@@ -2,7 +2,7 @@
 
 use super::insert_outcome::SameData;
 use super::json_equality::{are_equal, are_equal_without};
-#[cfg(any(feature = "sqlite", feature = "_adapters"))]
+#[cfg(any(feature = "mysql", feature = "sqlite", feature = "_adapters"))]
 use crate::event::JsonText;
 use crate::event::OutboxEvent;
 use crate::publish::ValidEvent;
@@ -40,7 +40,7 @@ pub(crate) fn first_difference_with_data(given: &ValidEvent, stored: &OutboxEven
     first_difference(given, stored, SameData::compare(given, stored))
 }
 
-#[cfg(any(feature = "sqlite", feature = "_adapters"))]
+#[cfg(any(feature = "mysql", feature = "sqlite", feature = "_adapters"))]
 impl SameData {
     /// Compares with a row that was read with its data. JSON null, which other writers may store, means no data.
     pub(crate) fn compare(given: &ValidEvent, stored: &OutboxEvent) -> Self {

@@ -12,7 +12,10 @@ use crate::publish::{InsertResult, ValidEvent};
 pub(crate) struct InsertOutcomes(Vec<InsertOutcome>);
 
 enum InsertOutcome {
-    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "on SQLite every event is compared with its row"))]
+    #[cfg_attr(
+        not(any(feature = "mysql", feature = "postgres")),
+        allow(dead_code, reason = "on SQLite every event is compared with its row")
+    )]
     Known(InsertResult),
     /// The event must be compared with the row that has its id.
     Unknown(ValidEvent),
@@ -33,14 +36,14 @@ pub(crate) struct SameData {
 }
 
 impl InsertOutcomes {
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "mysql", feature = "sqlite"))]
     pub(crate) fn unknown(events: Vec<ValidEvent>) -> Self {
         Self(events.into_iter().map(InsertOutcome::Unknown).collect())
     }
 
     /// Outcomes of events of which some were written, in order; one that was written out of order is unknown, like those
     /// that existed before.
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "mysql", feature = "postgres"))]
     pub(crate) fn written(events: Vec<ValidEvent>, written: Vec<Written>) -> Self {
         let mut written = written.into_iter().peekable();
         let answer = |event: ValidEvent| match written.next_if(|written| written.id == event.id) {
@@ -113,7 +116,10 @@ impl ValidEvent {
 
 /// Values that the database assigned when it wrote an event.
 pub(crate) struct Written {
-    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "SQLite writes one event at a time"))]
+    #[cfg_attr(
+        not(any(feature = "mysql", feature = "postgres")),
+        allow(dead_code, reason = "SQLite writes one event at a time")
+    )]
     pub(crate) id: Uuid,
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) scheduled_at: DateTime<Utc>,

@@ -17,10 +17,16 @@ pub(crate) use self::columns::with_columns;
 #[cfg(feature = "_adapters")]
 pub(crate) use self::content::first_difference_with_data;
 pub use self::cursor::{CreatedCursor, InvalidCursor};
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) use self::deleting::record_and_delete;
 pub(crate) use self::dispatch::{
     Blocker, Blockers, DispatchStore, DueKind, DueLane, DueLanes, FailureRecord, FetchRequest, FetchResult, FetchedRow,
     KeyStart, PredecessorQuery, Range, RoutedEvent, RowPlace, TransactionId,
 };
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) use self::divide::divide;
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
+pub(crate) use self::failures::{append_error, shorten};
 pub(crate) use self::handlers::{
     Acceptance, Announcement, DeliveryRequest, FetchedDelivery, HandledDelivery, HandlerStore, MOST_COUNTED,
     NOT_COVERED, OwedHandler, RejectedDelivery, SettledEvent, handler_lane, handler_of,
@@ -39,6 +45,8 @@ pub(crate) use self::maintenance::{ExpiredBatch, MaintenanceStore, RetentionCurs
 pub(crate) use self::notify::{Listener, NotifyStore};
 pub use self::pause::BackendPause;
 pub(crate) use self::pause::NewPause;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) use self::period::Period;
 pub(crate) use self::report::{LaneHealth, Unrecorded};
 pub(crate) use self::schema::SchemaStore;
 pub use self::selection::EventFilter;
@@ -58,7 +66,13 @@ mod columns;
 pub(crate) mod conformance;
 mod content;
 mod cursor;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod deleting;
 mod dispatch;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod divide;
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
+mod failures;
 mod handlers;
 mod history;
 pub(crate) mod inbox;
@@ -68,12 +82,20 @@ mod json_equality;
 mod lease;
 mod maintenance;
 pub(crate) mod migrate;
+#[cfg(feature = "mysql")]
+pub(crate) mod mysql;
 mod notify;
 mod pause;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod period;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 pub(crate) mod report;
 mod schema;
+#[cfg_attr(
+    not(any(feature = "postgres", feature = "sqlite")),
+    allow(dead_code, reason = "MariaDB has a query of its own for scans")
+)]
 mod selection;
 mod settled;
 #[cfg(feature = "redis")]
@@ -99,10 +121,13 @@ pub(crate) fn connect(settings: &DatabaseSettings) -> std::result::Result<Arc<dy
             let target = postgres::Target::from_settings(settings).map_err(wrong)?;
             Ok(Arc::new(postgres::PostgresStore::new(target, settings.connections)?))
         }
+        #[cfg(feature = "mysql")]
+        Some("mysql" | "mariadb") => Ok(Arc::new(mysql::MysqlStore::new(settings).map_err(wrong)?)),
         #[cfg(feature = "sqlite")]
         Some("sqlite") => Ok(Arc::new(sqlite::SqliteStore::connect(&url)?)),
         _ => {
-            Err(wrong("is neither a postgres:// nor a sqlite:// URL that this program was built for".to_owned()).into())
+            Err(wrong("is not a postgres://, mysql:// or sqlite:// URL that this program was built for".to_owned())
+                .into())
         }
     }
 }

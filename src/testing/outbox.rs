@@ -105,6 +105,8 @@ impl TestOutbox {
         match self.store.application_target().0 {
             #[cfg(feature = "postgres")]
             ApplicationKind::Postgres(target) => Published::read(&mut target.connect_application().await?).await,
+            #[cfg(feature = "mysql")]
+            ApplicationKind::Mysql(address) => Published::read(&mut address.connect_application().await?).await,
             #[cfg(feature = "sqlite")]
             ApplicationKind::Sqlite(file) => Published::read(&mut file.connect_application().await?).await,
         }
@@ -138,6 +140,8 @@ impl TestOutbox {
         match self.store.application_target().0 {
             #[cfg(feature = "postgres")]
             ApplicationKind::Postgres(target) => advance(&mut target.connect_application().await?, time).await,
+            #[cfg(feature = "mysql")]
+            ApplicationKind::Mysql(address) => advance(&mut address.connect_application().await?, time).await,
             #[cfg(feature = "sqlite")]
             ApplicationKind::Sqlite(file) => advance(&mut file.connect_application().await?, time).await,
         }
@@ -151,6 +155,8 @@ impl TestOutbox {
         match self.store.application_target().0 {
             #[cfg(feature = "postgres")]
             ApplicationKind::Postgres(target) => make_due(&mut target.connect_application().await?).await,
+            #[cfg(feature = "mysql")]
+            ApplicationKind::Mysql(address) => make_due(&mut address.connect_application().await?).await,
             #[cfg(feature = "sqlite")]
             ApplicationKind::Sqlite(file) => make_due(&mut file.connect_application().await?).await,
         }

@@ -4,6 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::time::Duration;
 
+#[cfg(feature = "mysql")]
+use crate::support::mysql;
 use crate::support::postgres::replication::{Pair, Replication};
 use crate::support::postgres::{self, Stop};
 use crate::support::process::{Running, Signal};
@@ -112,6 +114,26 @@ async fn a_standby_shows_what_it_has_replayed_and_refuses_writes() {
     for url in [pair.primary.url(&database.name), pair.standby.url(&database.name)] {
         let refused = postgres::connect(&url).await.batch_execute("INSERT INTO kept VALUES (4)").await.unwrap_err();
         assert_eq!(refused.code(), Some(&tokio_postgres::error::SqlState::READ_ONLY_SQL_TRANSACTION));
+    }
+}
+
+#[cfg(feature = "mysql")]
+#[tokio::test]
+async fn a_mariadb_comes_back_on_its_port_with_its_rows() {
+    use mysql_async::prelude::Queryable;
+
+    let mut server = mysql::Server::start();
+    let database = server.database().await;
+    let mut connection = database.connect().await;
+    connection.query_drop("CREATE TABLE kept (n integer)").await.unwrap();
+    for (n, stop) in [mysql::Server::stop, mysql::Server::kill].into_iter().enumerate() {
+        connection.query_drop(format!("INSERT INTO kept VALUES ({n})")).await.unwrap();
+        stop(&mut server);
+        assert!(!listens(server.port()));
+        server.start_again();
+        connection = database.connect().await;
+        let rows: Option<usize> = connection.query_first("SELECT count(*) FROM kept").await.unwrap();
+        assert_eq!(rows, Some(n + 1));
     }
 }
 

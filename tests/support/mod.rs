@@ -1,8 +1,9 @@
 //! Temporary servers and other programs for tests.
 //!
 //! Both the integration tests and the unit tests inside the crate include this folder, so it does not use the crate.
-//! Each test process starts one PostgreSQL and one Redis on first use; each test gets its own database and stream.
-//! `OUTBOX_TEST_DATABASE_URL` and `OUTBOX_TEST_REDIS_URL` name existing servers to use instead.
+//! Each test process starts one PostgreSQL, one MariaDB and one Redis on first use; each test gets its own database and
+//! stream. `OUTBOX_TEST_DATABASE_URL`, `OUTBOX_TEST_MYSQL_URL` and `OUTBOX_TEST_REDIS_URL` name existing servers to use
+//! instead.
 //! Tests that stop, restart or empty a server start their own.
 //!
 //! A program started here ends when its value is dropped, also when a test panics, and when the test process ends, also
@@ -12,6 +13,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test has no better answer to an error than to fail")]
 
 pub(crate) mod clock;
+#[cfg(feature = "mysql")]
+pub(crate) mod mysql;
 #[cfg(feature = "nats")]
 pub(crate) mod nats;
 pub(crate) mod nginx;

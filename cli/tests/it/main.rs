@@ -39,6 +39,7 @@ mod intake;
 mod journal;
 mod languages;
 mod moving;
+mod mysql;
 mod nats;
 mod nginx;
 mod operating;

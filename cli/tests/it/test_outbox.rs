@@ -244,43 +244,52 @@ impl TestOutbox {
 
     /// The same for entries that were read elsewhere.
     pub(crate) async fn assert_delivered_as(&self, stream: &[String]) {
-        let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
-        for (place, id) in stream.iter().enumerate() {
-            places.entry(id).or_default().push(place);
-        }
         let has_list = self.number("SELECT (to_regclass('written') IS NOT NULL)::int::bigint").await == 1;
         let events = if has_list { "written" } else { "outbox_events" };
         let statement = format!("SELECT id::text, partition_key, seq FROM {events} ORDER BY scheduled_at, seq");
         let rows = self.sql().await.query(&statement, &[]).await.unwrap();
-        let (mut lost, mut twice, mut disordered) = (Vec::new(), Vec::new(), Vec::new());
-        let mut latest: HashMap<String, (usize, i64)> = HashMap::new();
-        let mut of_keys: HashMap<String, Vec<String>> = HashMap::new();
-        let mut first = None;
-        for row in &rows {
-            let (id, key, seq): (String, String, Option<i64>) = (row.get(0), row.get(1), row.get(2));
-            let seq = seq.unwrap_or(0);
-            match places.remove(id.as_str()).as_deref() {
-                None => lost.push(id),
-                Some(&[place]) => {
-                    let before = if key.is_empty() { None } else { latest.insert(key.clone(), (place, seq)) };
-                    of_keys.entry(key.clone()).or_default().push(format!("{seq} at {place}"));
-                    if let Some((other, earlier)) = before.filter(|(other, _)| *other > place) {
-                        disordered.push(format!("{key}: {seq} at {place}, after it {earlier} at {other}"));
-                        first.get_or_insert(key);
-                    }
-                }
-                Some(_) => twice.push(id),
-            }
-        }
-        assert!(lost.is_empty(), "{} of {} events are lost: {:?} …", lost.len(), rows.len(), lost.first());
-        assert!(twice.is_empty(), "{} of {} events came twice: {:?} …", twice.len(), rows.len(), twice.first());
-        assert!(
-            disordered.is_empty(),
-            "{} events came before earlier ones: {:#?} …; all of the first key: {}",
-            disordered.len(),
-            &disordered[..disordered.len().min(20)],
-            first.and_then(|key| of_keys.remove(&key)).unwrap_or_default().join(", ")
-        );
-        assert!(places.is_empty(), "{} entries are not events of this outbox", places.len());
+        let events: Vec<Written> = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+        assert_once_in_order(&events, stream);
     }
+}
+
+/// An event as its table has it: id, key and `seq`.
+pub(crate) type Written = (String, String, Option<i64>);
+
+/// Asserts that the stream has each event once, and each key's events in their order here.
+pub(crate) fn assert_once_in_order(events: &[Written], stream: &[String]) {
+    let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (place, id) in stream.iter().enumerate() {
+        places.entry(id).or_default().push(place);
+    }
+    let (mut lost, mut twice, mut disordered) = (Vec::new(), Vec::new(), Vec::new());
+    let mut latest: HashMap<&str, (usize, i64)> = HashMap::new();
+    let mut of_keys: HashMap<&str, Vec<String>> = HashMap::new();
+    let mut first = None;
+    for (id, key, seq) in events {
+        let seq = seq.unwrap_or(0);
+        match places.remove(id.as_str()).as_deref() {
+            None => lost.push(id),
+            Some(&[place]) => {
+                let before = if key.is_empty() { None } else { latest.insert(key, (place, seq)) };
+                of_keys.entry(key).or_default().push(format!("{seq} at {place}"));
+                if let Some((other, earlier)) = before.filter(|(other, _)| *other > place) {
+                    disordered.push(format!("{key}: {seq} at {place}, after it {earlier} at {other}"));
+                    first.get_or_insert(key.as_str());
+                }
+            }
+            Some(_) => twice.push(id),
+        }
+    }
+    let count = events.len();
+    assert!(lost.is_empty(), "{} of {count} events are lost: {:?} …", lost.len(), lost.first());
+    assert!(twice.is_empty(), "{} of {count} events came twice: {:?} …", twice.len(), twice.first());
+    assert!(
+        disordered.is_empty(),
+        "{} events came before earlier ones: {:#?} …; all of the first key: {}",
+        disordered.len(),
+        &disordered[..disordered.len().min(20)],
+        first.and_then(|key| of_keys.remove(key)).unwrap_or_default().join(", ")
+    );
+    assert!(places.is_empty(), "{} entries are not events of this outbox", places.len());
 }

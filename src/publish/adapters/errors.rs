@@ -25,6 +25,8 @@ impl DriverError {
             (_, None) => failed(self.message, true),
             (Dialect::Postgres, Some(sqlstate)) => by_sqlstate(&sqlstate, self.message),
             (Dialect::Sqlite, Some(code)) => by_result_code(&code, self.message),
+            #[cfg(feature = "mysql")]
+            (Dialect::Mysql, Some(_)) => failed(self.message, true),
         }
     }
 }

@@ -58,6 +58,9 @@ impl<'a> Write<'a> {
     pub(super) fn next(&self) -> Option<Statement> {
         let statement = match (&self.step, self.dialect) {
             (Step::Done, _) => return None,
+            // No adapter has this dialect yet: each refuses such a connection.
+            #[cfg(feature = "mysql")]
+            (_, Dialect::Mysql) => return None,
             (Step::Insert, Dialect::Postgres) => postgres::insert(self.batch),
             (Step::Insert, Dialect::Sqlite) => sqlite::insert(self.batch),
             (Step::MayWriteToLog(_), _) => postgres::may_write_to_log(),
@@ -96,12 +99,16 @@ impl<'a> Write<'a> {
             _ if repeated.is_empty() => Step::Done,
             Dialect::Postgres => Step::MayWriteToLog(repeated),
             Dialect::Sqlite => Step::Compare(repeated),
+            #[cfg(feature = "mysql")]
+            Dialect::Mysql => Step::Compare(repeated),
         })
     }
 
     fn compared(&self, repeated: &Repeated<'a>, rows: &[String]) -> Result<Step<'a>, PublishError> {
         let conflict = match (self.dialect, rows.first()) {
             (_, None) => None,
+            #[cfg(feature = "mysql")]
+            (Dialect::Mysql, _) => None,
             (Dialect::Sqlite, _) => sqlite::conflict(repeated, rows),
             (Dialect::Postgres, Some(row)) => {
                 let conflict = postgres::conflict(repeated, row);

@@ -259,9 +259,9 @@ fn a_wrong_value_is_named_with_what_would_be_right() {
         ),
         ("database.url = 5", "database.url", "must be a quoted string"),
         (
-            "database.url = 'mysql://u:pw@h/d'",
+            "database.url = 'oracle://u:pw@h/d'",
             "database.url",
-            "must be an address that begins with postgres:// or postgresql:// or sqlite://",
+            "must be an address that begins with postgres:// or postgresql:// or mysql:// or mariadb:// or sqlite://",
         ),
         (
             "worker.sleep_time = 1\nworker.poll_interval = 2",
@@ -287,9 +287,9 @@ fn a_wrong_value_is_named_with_what_would_be_right() {
         "setting `worker.batch_size` in OUTBOX__WORKER__BATCH_SIZE: must be a whole number, at least 1, not \"many\""
     );
     assert_eq!(
-        env_refused("DATABASE_URL", "mysql://u:pw@h/d"),
+        env_refused("DATABASE_URL", "oracle://u:pw@h/d"),
         "setting `database.url` in DATABASE_URL: must be an address that begins with postgres:// or postgresql:// or \
-         sqlite://"
+         mysql:// or mariadb:// or sqlite://"
     );
 }
 

@@ -165,7 +165,9 @@ pub(super) async fn a_row_that_others_refer_to_and_hold_is_published<F: Fixture>
     let store = fixture.store();
     let (held, other) = (TestRow::new().insert(&fixture).await, TestRow::new().insert(&fixture).await);
     let row = fixture.id(held);
-    fixture.execute("CREATE TABLE refers (event uuid REFERENCES outbox_events ON DELETE CASCADE, note text)").await;
+    const REFERS: &str = "CREATE TABLE refers (event uuid, note text, \
+        FOREIGN KEY (event) REFERENCES outbox_events (id) ON DELETE CASCADE)";
+    fixture.execute(REFERS).await;
     fixture.execute(&format!("INSERT INTO refers VALUES ({row}, '')")).await;
     let settled = sent(&store, &[held, other]).await;
     let mut transaction = fixture.begin().await;

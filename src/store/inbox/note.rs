@@ -19,6 +19,10 @@ pub(crate) fn note(dialect: Dialect, note: &Note) -> InboxStatement {
             "INSERT INTO outbox_inbox (consumer, source, event_id, seq) VALUES (?1, ?2, ?3, CAST(?4 AS INTEGER)) \
              ON CONFLICT DO NOTHING RETURNING ''"
         }
+        #[cfg(feature = "mysql")]
+        Dialect::Mysql => {
+            "INSERT IGNORE INTO outbox_inbox (consumer, source, event_id, seq) VALUES (?1, ?2, ?3, ?4) RETURNING ''"
+        }
     };
     InboxStatement { sql, params: columns(note) }
 }
@@ -32,6 +36,10 @@ pub(crate) fn forget(dialect: Dialect, note: &Note) -> InboxStatement {
         }
         Dialect::Sqlite => {
             "DELETE FROM outbox_inbox WHERE consumer = ?1 AND source = ?2 AND event_id = ?3 AND seq = CAST(?4 AS INTEGER)"
+        }
+        #[cfg(feature = "mysql")]
+        Dialect::Mysql => {
+            "DELETE FROM outbox_inbox WHERE consumer = ?1 AND source = ?2 AND event_id = ?3 AND seq = CAST(?4 AS SIGNED)"
         }
     };
     InboxStatement { sql, params: columns(note) }
@@ -82,6 +90,13 @@ const SQLITE_NOTE_MANY: &str = "INSERT INTO outbox_inbox (consumer, source, even
     json_extract(value, '$[3]') FROM json_each(?1) WHERE true ON CONFLICT DO NOTHING \
     RETURNING json_array(consumer, source, event_id, seq)";
 
+/// As MariaDB has it: MySQL returns no rows from an INSERT.
+#[cfg(feature = "mysql")]
+const MYSQL_NOTE_MANY: &str = "INSERT IGNORE INTO outbox_inbox (consumer, source, event_id, seq) \
+    SELECT n.consumer, n.source, n.event_id, n.seq FROM JSON_TABLE(?1, '$[*]' COLUMNS (consumer varchar(100) PATH '$[0]', \
+    source varchar(255) PATH '$[1]', event_id varchar(255) PATH '$[2]', seq bigint PATH '$[3]')) AS n \
+    RETURNING JSON_ARRAY(consumer, source, event_id, seq)";
+
 impl NoteMany {
     pub(crate) fn new(given: Vec<Note>) -> Self {
         let mut each: Vec<usize> = (0..given.len()).collect();
@@ -115,6 +130,11 @@ impl NoteMany {
             Dialect::Sqlite => {
                 let notes: Vec<&Note> = notes().collect();
                 InboxStatement { sql: SQLITE_NOTE_MANY, params: vec![serde_json::json!(notes).to_string()] }
+            }
+            #[cfg(feature = "mysql")]
+            Dialect::Mysql => {
+                let notes: Vec<&Note> = notes().collect();
+                InboxStatement { sql: MYSQL_NOTE_MANY, params: vec![serde_json::json!(notes).to_string()] }
             }
         })
     }

@@ -85,6 +85,8 @@ macro_rules! text_queries {
     };
 }
 
+#[cfg(feature = "mysql")]
+text_queries!(diesel::mysql::Mysql, Mysql);
 #[cfg(feature = "postgres")]
 text_queries!(diesel::pg::Pg, Postgres);
 #[cfg(feature = "sqlite")]

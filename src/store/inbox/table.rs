@@ -7,6 +7,8 @@ use crate::publish::Dialect;
 /// The statements that create the table and its index. Both may exist.
 #[cfg(any(feature = "postgres", feature = "inbox"))]
 pub(crate) const POSTGRES_TABLE: &str = include_str!("../../../migrations/postgres/inbox.sql");
+#[cfg(feature = "mysql")]
+pub(crate) const MYSQL_TABLE: &str = include_str!("../../../migrations/mysql/inbox.sql");
 #[cfg(any(feature = "sqlite", feature = "inbox"))]
 pub(crate) const SQLITE_TABLE: &str = include_str!("../../../migrations/sqlite/inbox.sql");
 
@@ -18,6 +20,8 @@ pub(crate) fn table(dialect: Dialect) -> String {
             format!("SELECT pg_advisory_xact_lock(hashtextextended('outbox_inbox', 0)); {POSTGRES_TABLE}")
         }
         Dialect::Sqlite => SQLITE_TABLE.to_owned(),
+        #[cfg(feature = "mysql")]
+        Dialect::Mysql => MYSQL_TABLE.replace("{exact}", "utf8mb4_bin"),
     }
 }
 
@@ -38,6 +42,13 @@ pub(crate) fn find(dialect: Dialect) -> InboxStatement {
             "SELECT coalesce((SELECT group_concat(name, ', ') \
              FROM (SELECT name FROM pragma_table_info('outbox_inbox') WHERE pk > 0 ORDER BY pk)), '') \
              FROM sqlite_master WHERE type = 'table' AND name = 'outbox_inbox'"
+        }
+        #[cfg(feature = "mysql")]
+        Dialect::Mysql => {
+            "SELECT COALESCE((SELECT GROUP_CONCAT(s.column_name ORDER BY s.seq_in_index SEPARATOR ', ') \
+             FROM information_schema.statistics s WHERE s.table_schema = DATABASE() AND s.table_name = t.table_name \
+             AND s.index_name = 'PRIMARY'), '') FROM information_schema.tables t \
+             WHERE t.table_schema = DATABASE() AND t.table_name = 'outbox_inbox'"
         }
     };
     InboxStatement { sql, params: Vec::new() }
@@ -84,20 +95,38 @@ macro_rules! sqlite_delete {
     };
 }
 
+/// As MariaDB has it: MySQL returns no rows from a DELETE.
+#[cfg(feature = "mysql")]
+macro_rules! mysql_delete {
+    ($cutoff:literal) => {
+        concat!("DELETE FROM outbox_inbox WHERE handled_at < ", $cutoff, " ORDER BY handled_at LIMIT 1000 RETURNING ''")
+    };
+}
+
 /// Deletes notes before a time, in microseconds since 1970; one row for each.
 #[cfg(feature = "inbox")]
 pub(crate) fn delete_before(dialect: Dialect, micros: i64) -> InboxStatement {
     let sql = match dialect {
         Dialect::Postgres => postgres_delete!("'epoch'::timestamptz + $1::text::bigint * interval '1 microsecond'"),
         Dialect::Sqlite => sqlite_delete!("CAST(?1 AS INTEGER)"),
+        #[cfg(feature = "mysql")]
+        Dialect::Mysql => {
+            mysql_delete!("TIMESTAMP'1970-01-01 00:00:00' + INTERVAL CAST(?1 AS SIGNED) MICROSECOND")
+        }
     };
     InboxStatement { sql, params: vec![micros.to_string()] }
 }
 
 /// Deletes notes that are older than this by the database's clock; one row for each.
+#[cfg_attr(
+    not(any(feature = "postgres", feature = "sqlite")),
+    allow(dead_code, reason = "MariaDB counts the rows that a statement has changed")
+)]
 pub(crate) fn delete_older(dialect: Dialect, kept: std::time::Duration) -> InboxStatement {
     let sql = match dialect {
         Dialect::Postgres => postgres_delete!("statement_timestamp() - $1::text::bigint * interval '1 second'"),
+        #[cfg(feature = "mysql")]
+        Dialect::Mysql => mysql_delete!("UTC_TIMESTAMP(6) - INTERVAL CAST(?1 AS SIGNED) SECOND"),
         Dialect::Sqlite => sqlite_delete!("(CAST(strftime('%s', 'now') AS INTEGER) - CAST(?1 AS INTEGER)) * 1000000"),
     };
     InboxStatement { sql, params: vec![kept.as_secs().to_string()] }

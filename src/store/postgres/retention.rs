@@ -10,11 +10,11 @@ use uuid::Uuid;
 
 use super::admin::BY_INDEX;
 use super::schema_connection::SchemaConnection;
-use super::settle::{MAX_STATEMENTS, divide};
 use super::{PostgresStore, Result};
 use crate::error::StoreError;
+use crate::store::divide::MAX_STATEMENTS;
 use crate::store::{
-    CreatedCursor, ExpiredBatch, LaneName, RetentionCursor, RetentionCutoff, Settled, warn_undeletable,
+    CreatedCursor, ExpiredBatch, LaneName, RetentionCursor, RetentionCutoff, Settled, divide, warn_undeletable,
 };
 
 /// Deletes events past retention, oldest first. Events that are owed to a handler are kept. If the database refuses to delete

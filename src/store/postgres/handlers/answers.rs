@@ -5,11 +5,9 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use crate::error::StoreError;
-use crate::store::postgres::settle::{
-    Parameter, Settling, divide, durable, found, kept_error, record_and_delete, rejection,
-};
+use crate::store::postgres::settle::{Parameter, Settling, durable, found, kept_error, rejection};
 use crate::store::postgres::{PostgresStore, Result};
-use crate::store::{Care, HandledDelivery, RejectedDelivery, Settled};
+use crate::store::{Care, HandledDelivery, RejectedDelivery, Settled, divide, record_and_delete};
 
 const HANDLED: &str = "record handlers' answers";
 
@@ -20,7 +18,7 @@ pub(in crate::store::postgres) async fn handled(
     care: Care,
 ) -> Result<Vec<Settled>> {
     let settling = &store.settling;
-    record_and_delete(settling, handled, |handled| async move { answered(settling, &handled, care).await }).await
+    record_and_delete(&settling.kept, handled, |handled| async move { answered(settling, &handled, care).await }).await
 }
 
 async fn answered(settling: &Settling, handled: &[HandledDelivery], care: Care) -> Result<Vec<Settled>> {

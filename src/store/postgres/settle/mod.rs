@@ -6,15 +6,11 @@
 
 mod accepted;
 mod connection;
-mod deleted;
-mod divide;
 mod rescheduled;
 mod routed;
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio_postgres::Row;
@@ -22,13 +18,11 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 pub(super) use self::connection::SettlePool;
-pub(super) use self::deleted::record_and_delete;
-pub(super) use self::divide::{MAX_STATEMENTS, divide};
 pub(super) use self::rescheduled::{found as rejection, kept_error, rescheduled};
 pub(super) use self::routed::routed;
 use super::{PostgresStore, Result};
 use crate::error::StoreError;
-use crate::store::{Acceptance, Care, Settled, SettledEvent, Shard};
+use crate::store::{Acceptance, Care, Period, Settled, SettledEvent, Shard, divide, record_and_delete};
 
 /// Settles events: the connections, and what is known about the server.
 pub(super) struct Settling {
@@ -38,21 +32,7 @@ pub(super) struct Settling {
     /// Rows were locked recently: settles do not wait for locks.
     careful: Period,
     /// The database refused to delete most rows recently: settles do not try.
-    kept: Period,
-}
-
-/// Whether something happened recently.
-#[derive(Default)]
-struct Period(Mutex<Option<Instant>>);
-
-impl Period {
-    fn is_running(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
-    }
-
-    fn run_for(&self, length: Duration) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + length);
-    }
+    pub(super) kept: Period,
 }
 
 use self::accepted::Usual;
@@ -128,7 +108,7 @@ pub(super) fn durable(also: &str) -> String {
 /// Records that the backends have accepted events.
 pub(super) async fn published(store: &PostgresStore, events: &[Acceptance], care: Care) -> Result<Vec<SettledEvent>> {
     let settling = &store.settling;
-    record_and_delete(settling, events, |events| async move { record(settling, &events, care).await }).await
+    record_and_delete(&settling.kept, events, |events| async move { record(settling, &events, care).await }).await
 }
 
 async fn record(settling: &Settling, events: &[Acceptance], care: Care) -> Result<Vec<SettledEvent>> {

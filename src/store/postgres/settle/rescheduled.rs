@@ -7,11 +7,10 @@ use tokio_postgres::types::{IsNull, ToSql, Type, accepts, to_sql_checked};
 use uuid::Uuid;
 
 use super::accepted::Sets;
-use super::divide::divide;
 use super::{Parameter, Settling, durable};
 use crate::fault_injection::{self, ProtocolRule};
 use crate::store::postgres::{PostgresStore, Result};
-use crate::store::{FailureRecord, Settled, SettledEvent};
+use crate::store::{FailureRecord, Settled, SettledEvent, divide};
 
 /// Records retries and failures, each under the lease of its dispatch. A repeated statement finds and reports its own work,
 /// so after a lost reply the same call is repeated.

@@ -10,9 +10,9 @@ use uuid::Uuid;
 use super::owing::{HELD, Owing, decide};
 use crate::store::sqlite::clock::micros;
 use crate::store::sqlite::row::{Any, Cell, text_in};
-use crate::store::sqlite::settle::{append_error, record_each, shorten};
+use crate::store::sqlite::settle::record_each;
 use crate::store::sqlite::uuid_of;
-use crate::store::{HandledDelivery, RejectedDelivery, Settled};
+use crate::store::{HandledDelivery, RejectedDelivery, Settled, append_error, shorten};
 
 pub(in crate::store::sqlite) fn record_handled(
     connection: &mut SqliteConnection,

@@ -8,11 +8,11 @@ use crate::error::StoreError;
 use crate::store::{Result, Settled};
 
 /// The most statements for one batch. Two refused rows among 2,000 need 44.
-pub(in crate::store::postgres) const MAX_STATEMENTS: usize = 64;
+pub(crate) const MAX_STATEMENTS: usize = 64;
 
 /// Writes a batch; on a refusal, in parts. After an error nothing is known: a batch in doubt is never divided, and if every
 /// part is refused, no row is to blame.
-pub(in crate::store::postgres) async fn divide<E, S, F>(events: &[E], write: impl Fn(Vec<E>) -> F) -> Result<Vec<S>>
+pub(crate) async fn divide<E, S, F>(events: &[E], write: impl Fn(Vec<E>) -> F) -> Result<Vec<S>>
 where
     E: Clone,
     S: From<Settled>,

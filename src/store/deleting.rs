@@ -7,10 +7,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::Settling;
 use crate::error::StoreError;
-use crate::store::postgres::Result;
-use crate::store::{Acceptance, HandledDelivery, Settled, SettledEvent, warn_undeletable};
+use crate::store::{Acceptance, HandledDelivery, Period, Result, Settled, SettledEvent, warn_undeletable};
 
 /// How long settles record events as published after the database refused to delete them.
 const KEPT_FOR: Duration = Duration::from_secs(60);
@@ -19,7 +17,7 @@ const KEPT_FOR: Duration = Duration::from_secs(60);
 const MOST_REFUSED: usize = 8;
 
 /// What is recorded about an event, after which its row may be deleted.
-pub(in crate::store::postgres) trait Deleting: Clone {
+pub(crate) trait Deleting: Clone {
     fn id(&self) -> Uuid;
     fn deletes(&self) -> bool;
     /// The same, after which the row stays.
@@ -55,7 +53,7 @@ impl Deleting for HandledDelivery {
 }
 
 /// The effect of a settle on one event's row.
-pub(in crate::store::postgres) trait Outcome {
+pub(crate) trait Outcome {
     fn settled(&self) -> &Settled;
 }
 
@@ -72,9 +70,9 @@ impl Outcome for SettledEvent {
 }
 
 /// Records events, and deletes those that are not kept, except where the database refuses it or another transaction
-/// holds what it has to change: they are published.
-pub(in crate::store::postgres) async fn record_and_delete<E, S, F>(
-    settling: &Settling,
+/// holds what it has to change: they are published. `keeping` is the time in which the database is not asked to delete.
+pub(crate) async fn record_and_delete<E, S, F>(
+    keeping: &Period,
     events: &[E],
     record: impl Fn(Vec<E>) -> F,
 ) -> Result<Vec<S>>
@@ -86,12 +84,12 @@ where
     if !events.iter().any(E::deletes) {
         return record(events.to_vec()).await;
     }
-    if settling.kept.is_running() {
+    if keeping.is_running() {
         return record(kept(events.iter())).await;
     }
     let mut outcomes = match record(events.to_vec()).await {
         Err(refusal) if refusal.is_refusal() => {
-            settling.kept.run_for(KEPT_FOR);
+            keeping.run_for(KEPT_FOR);
             warn_undeletable(events.iter().map(E::id), &refusal.to_string());
             return record(kept(events.iter())).await;
         }
@@ -102,7 +100,7 @@ where
     let is_refused = |outcome: &S| matches!(outcome.settled(), Settled::Refused(_) | Settled::Untried);
     let refused: Vec<usize> = (0..).zip(&outcomes).filter(|(_, outcome)| is_refused(outcome)).map(|(n, _)| n).collect();
     if refused.len() > MOST_REFUSED {
-        settling.kept.run_for(KEPT_FOR);
+        keeping.run_for(KEPT_FOR);
     }
     if let Some(reason) = outcomes.iter().find_map(|outcome| reason(outcome.settled())) {
         warn_undeletable(refused.iter().map(|&n| events[n].id()), reason);

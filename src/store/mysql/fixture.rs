@@ -1,0 +1,103 @@
+//! MariaDB for the contract suite: each test has a database of its own.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+use uuid::Uuid;
+
+use super::MysqlStore;
+use crate::settings::DatabaseSettings;
+use crate::store::Store;
+use crate::store::conformance::{Fixture, OpenTransaction};
+use crate::test_support::mysql::{self, Database};
+
+pub(crate) struct MysqlFixture {
+    pub(crate) database: Database,
+    store: Arc<MysqlStore>,
+}
+
+pub(crate) fn store_at(url: &str) -> MysqlStore {
+    MysqlStore::new(&DatabaseSettings { url: url.into(), ..DatabaseSettings::default() }).unwrap()
+}
+
+#[async_trait]
+impl Fixture for MysqlFixture {
+    async fn empty() -> Self {
+        let database = mysql::database().await;
+        let store = Arc::new(store_at(&database.url));
+        Self { database, store }
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    async fn execute(&self, sql: &str) {
+        self.database.connect().await.query_drop(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    async fn number(&self, sql: &str) -> i64 {
+        let sql = sql.replace("AS bigint", "AS signed");
+        let number: Option<i64> = self.database.connect().await.query_first(&sql).await.unwrap();
+        number.unwrap_or_else(|| panic!("no row: {sql}"))
+    }
+
+    async fn begin(&self) -> Box<dyn OpenTransaction> {
+        let mut connection = self.database.connect().await;
+        connection.query_drop("START TRANSACTION").await.unwrap();
+        Box::new(MysqlTransaction(connection))
+    }
+
+    async fn refuse_updates(&self, id: Uuid) {
+        let (name, row) = (id.simple(), self.id(id));
+        self.execute(&format!(
+            "CREATE TRIGGER refuse_{name} BEFORE UPDATE ON outbox_events FOR EACH ROW BEGIN IF OLD.id = {row} THEN \
+             SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not this one'; END IF; END"
+        ))
+        .await;
+    }
+
+    async fn refuse_deletion(&self, id: Uuid) {
+        let (name, row) = (id.simple(), self.id(id));
+        self.execute(&format!(
+            "CREATE TABLE refers_{name} (event uuid, FOREIGN KEY (event) REFERENCES outbox_events (id))"
+        ))
+        .await;
+        self.execute(&format!("INSERT INTO refers_{name} VALUES ({row})")).await;
+    }
+
+    fn writers_overlap(&self) -> bool {
+        true
+    }
+
+    fn id(&self, id: Uuid) -> String {
+        format!("'{}'", id.simple())
+    }
+
+    fn time(&self, offset_ms: i64) -> String {
+        format!("(UTC_TIMESTAMP(6) + INTERVAL {} MICROSECOND)", offset_ms * 1000)
+    }
+
+    fn nonsense(&self) -> &'static [(&'static str, &'static str)] {
+        &[("publisher_config", "'[1]'"), ("extensions", "'\"text\"'"), ("pending_handlers", "'{}'")]
+    }
+}
+
+struct MysqlTransaction(Conn);
+
+#[async_trait]
+impl OpenTransaction for MysqlTransaction {
+    async fn execute(&mut self, sql: &str) {
+        self.0.query_drop(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    async fn commit(mut self: Box<Self>) {
+        self.0.query_drop("COMMIT").await.unwrap();
+    }
+
+    async fn rollback(mut self: Box<Self>) {
+        self.0.query_drop("ROLLBACK").await.unwrap();
+    }
+}
