@@ -189,20 +189,12 @@ async fn a_stream_whose_key_is_replaced_holds_up_no_other_stream() {
     broken.add([1, 2], "").await;
     other.add([3], "").await;
     let notes = Notes::default();
-    let may_end = Arc::new(tokio::sync::Semaphore::new(0));
-    let waits = Arc::clone(&may_end);
-    let handler = notes.worker(move |_| {
-        let waits = Arc::clone(&waits);
-        Box::pin(async move {
-            let _ = waits.acquire().await;
-            Ok(())
-        })
-    });
+    let may_end = Arc::new(Semaphore::new(0));
+    let handler = notes.waiter(&may_end, || Ok(()));
     let builder = broken.builder("mailer-1", |settings| settings.streams.push(other.name.clone()));
     let consumer = builder.subscribe(handler).start().await.unwrap();
     eventually("all are being handled", PATIENCE, async || notes.all().len() == 3).await;
-    let _: () =
-        ::redis::cmd("SET").arg(&[&broken.name, "another type"]).query_async(&mut broken.connection).await.unwrap();
+    broken.replace(&broken.name.clone()).await;
     may_end.add_permits(1_000);
     other.is_acknowledged().await;
     other.add(10..200, "").await;

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use actix::{Actor, Context, Handler, ResponseFuture};
+use tokio::sync::Semaphore;
 
 use crate::backend::redis::stream::entry::entry_fields;
 use crate::consumer::{ConsumerBuilder, OutboxConsumer};
@@ -74,6 +75,18 @@ impl Notes {
     fn worker(&self, work: impl Fn(Arc<OutboxEvent>) -> ResponseFuture<Answer> + Send + Sync + 'static) -> Subscribe {
         let actor = Noting { given: Arc::clone(&self.0), work: Arc::new(work) };
         Subscribe::new("noting", EventTypes::All, actor.start().recipient())
+    }
+
+    /// A handler that answers once `may_end` has a permit for the event.
+    fn waiter(&self, may_end: &Arc<Semaphore>, answer: impl Fn() -> Answer + Send + Sync + 'static) -> Subscribe {
+        let (may_end, answer) = (Arc::clone(may_end), Arc::new(answer));
+        self.worker(move |_| {
+            let (may_end, answer) = (Arc::clone(&may_end), Arc::clone(&answer));
+            Box::pin(async move {
+                let _ = may_end.acquire().await;
+                answer()
+            })
+        })
     }
 
     async fn are(&self, expected: &[i64]) {
@@ -144,6 +157,11 @@ impl Stream {
             }
         }
         let _: ::redis::Value = batch.query_async(&mut self.connection).await.unwrap();
+    }
+
+    /// Puts a key of another type in place of this one: commands for the stream are refused.
+    async fn replace(&mut self, key: &str) {
+        let _: () = ::redis::cmd("SET").arg(&[key, "another type"]).query_async(&mut self.connection).await.unwrap();
     }
 
     /// How many entries are pending.

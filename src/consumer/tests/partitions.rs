@@ -163,23 +163,12 @@ async fn the_events_of_a_key_stay_in_order_while_consumers_join_leave_and_are_cu
 async fn events_that_are_handed_over_before_they_began_are_not_counted() {
     let parts = Partitioned::new().await;
     let (slow, other) = (Notes::default(), Notes::default());
-    let may_end = Arc::new(tokio::sync::Semaphore::new(0));
-    let waits = Arc::clone(&may_end);
+    let may_end = Arc::new(Semaphore::new(0));
     let builder = parts.builder("first", &parts.stream.url, |settings| {
         (settings.concurrency, settings.max_deliveries) = (1, 1);
         settings.max_bytes = 1 << 20;
     });
-    let first = builder
-        .subscribe(slow.worker(move |_| {
-            let waits = Arc::clone(&waits);
-            Box::pin(async move {
-                let _ = waits.acquire().await;
-                Ok(())
-            })
-        }))
-        .start()
-        .await
-        .unwrap();
+    let first = builder.subscribe(slow.waiter(&may_end, || Ok(()))).start().await.unwrap();
     eventually("it has all partitions", PATIENCE, async || held(&first) == 16).await;
     parts.add(KEYS).await;
     eventually("one is handled and others wait", PATIENCE, async || first.health().in_flight > 1).await;
@@ -213,20 +202,8 @@ async fn a_partition_whose_event_waits_for_a_retry_is_handed_over() {
 async fn partitions_are_handed_over_while_another_ones_handler_still_runs() {
     let parts = Partitioned::new().await;
     let (slow, other) = (Notes::default(), Notes::default());
-    let may_end = Arc::new(tokio::sync::Semaphore::new(0));
-    let waits = Arc::clone(&may_end);
-    let first = parts
-        .start(
-            "first",
-            slow.worker(move |_| {
-                let waits = Arc::clone(&waits);
-                Box::pin(async move {
-                    let _ = waits.acquire().await;
-                    Ok(())
-                })
-            }),
-        )
-        .await;
+    let may_end = Arc::new(Semaphore::new(0));
+    let first = parts.start("first", slow.waiter(&may_end, || Ok(()))).await;
     eventually("it has all partitions", PATIENCE, async || held(&first) == 16).await;
     parts.add(1).await;
     slow.are(&[0]).await;

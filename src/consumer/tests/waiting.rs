@@ -3,8 +3,6 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use tokio::sync::Semaphore;
-
 use super::*;
 
 const MOST_BYTES: usize = 1_000_000;
@@ -13,6 +11,16 @@ const LARGE: usize = 100_000;
 /// A stream, and another one on the same server.
 async fn pair() -> (Stream, Stream) {
     (Stream::new().await, Stream::new().await)
+}
+
+/// Waits until a consumer has at least this many entries, and their number stays the same.
+async fn reads_no_more(consumer: &OutboxConsumer, least: usize) {
+    eventually("no more is read", PATIENCE, async || {
+        let before = consumer.health().in_flight;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        before >= least && before == consumer.health().in_flight
+    })
+    .await;
 }
 
 #[actix::test]
@@ -62,22 +70,14 @@ async fn entries_that_cannot_be_acknowledged_take_no_memory_from_other_streams()
     broken.add_large([1], "", 2 * MOST_BYTES).await;
     let notes = Notes::default();
     let may_end = Arc::new(Semaphore::new(0));
-    let waits = Arc::clone(&may_end);
-    let handler = notes.worker(move |_| {
-        let waits = Arc::clone(&waits);
-        Box::pin(async move {
-            let _ = waits.acquire().await;
-            Ok(())
-        })
-    });
+    let handler = notes.waiter(&may_end, || Ok(()));
     let builder = broken.builder("mailer-1", |settings| {
         settings.streams.push(other.name.clone());
         settings.max_bytes = MOST_BYTES;
     });
     let consumer = builder.subscribe(handler).start().await.unwrap();
     notes.are(&[1]).await;
-    let replace = [&broken.name, "another type"];
-    let _: () = ::redis::cmd("SET").arg(&replace).query_async(&mut broken.connection).await.unwrap();
+    broken.replace(&broken.name.clone()).await;
     may_end.add_permits(1_000);
     eventually("the refusal is known", PATIENCE, async || consumer.health().source.is_err()).await;
     other.add([2], "").await;
@@ -90,18 +90,13 @@ async fn entries_that_cannot_be_acknowledged_take_no_memory_from_other_streams()
 async fn a_stream_whose_dead_letters_are_refused_rests_alone() {
     let (mut broken, mut other) = pair().await;
     let dead = broken.dead();
-    let _: () = ::redis::cmd("SET").arg(&[&dead, "another type"]).query_async(&mut broken.connection).await.unwrap();
+    broken.replace(&dead).await;
     broken.add(1..=6_000, "").await;
     let notes = Notes::default();
     let handler = notes.handler(|event| if event.seq <= 6_000 { Err(HandlerError::permanent("no")) } else { Ok(()) });
     let builder = broken.builder("mailer-1", |settings| settings.streams.push(other.name.clone()));
     let consumer = builder.subscribe(handler).start().await.unwrap();
-    eventually("no more of it is read", PATIENCE, async || {
-        let before = consumer.health().in_flight;
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        before > 0 && before == consumer.health().in_flight
-    })
-    .await;
+    reads_no_more(&consumer, 1).await;
     other.add(6_001..=6_010, "").await;
     eventually("the other one is read on", PATIENCE, async || notes.count(6_010) == 1).await;
     other.is_acknowledged().await;
@@ -120,7 +115,7 @@ async fn a_stream_whose_dead_letters_are_refused_rests_alone() {
 async fn a_stream_that_takes_dead_letters_hides_no_other_that_refuses_them() {
     let (mut broken, mut other) = pair().await;
     let (dead, other_dead) = (broken.dead(), other.dead());
-    let _: () = ::redis::cmd("SET").arg(&[&dead, "another type"]).query_async(&mut broken.connection).await.unwrap();
+    broken.replace(&dead).await;
     broken.add([1], "").await;
     let notes = Notes::default();
     let builder = broken.builder("mailer-1", |settings| settings.streams.push(other.name.clone()));
@@ -143,19 +138,14 @@ async fn a_stream_that_takes_dead_letters_hides_no_other_that_refuses_them() {
 async fn ids_that_wait_behind_a_refused_entry_keep_no_other_stream_from_being_read() {
     let (mut broken, mut other) = pair().await;
     let dead = broken.dead();
-    let _: () = ::redis::cmd("SET").arg(&[&dead, "another type"]).query_async(&mut broken.connection).await.unwrap();
+    broken.replace(&dead).await;
     // `reclaim_after` of a second allows 10,000 ids.
     broken.add(1..=16_000, "k").await;
     let notes = Notes::default();
     let handler = notes.handler(|event| if event.seq == 1 { Err(HandlerError::permanent("no")) } else { Ok(()) });
     let builder = broken.builder("mailer-1", |settings| settings.streams.push(other.name.clone()));
     let consumer = builder.subscribe(handler).start().await.unwrap();
-    eventually("no more of it is read", PATIENCE, async || {
-        let before = consumer.health().in_flight;
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        before > 0 && before == consumer.health().in_flight
-    })
-    .await;
+    reads_no_more(&consumer, 1).await;
     other.add([20_000], "").await;
     eventually("the other one is read on", PATIENCE, async || notes.count(20_000) == 1).await;
     let _: usize = ::redis::cmd("DEL").arg(&dead).query_async(&mut broken.connection).await.unwrap();
@@ -179,14 +169,7 @@ async fn an_event_that_is_published_again_while_its_first_entry_is_handled_keeps
     }
     let notes = Notes::default();
     let may_end = Arc::new(Semaphore::new(0));
-    let waits = Arc::clone(&may_end);
-    let handler = notes.worker(move |_| {
-        let waits = Arc::clone(&waits);
-        Box::pin(async move {
-            let _ = waits.acquire().await;
-            Ok(())
-        })
-    });
+    let handler = notes.waiter(&may_end, || Ok(()));
     let consumer = stream.start(handler).await;
     eventually("all are read", PATIENCE, async || consumer.health().in_flight == 3).await;
     notes.are(&[1]).await;
@@ -245,24 +228,12 @@ async fn a_stream_whose_dead_letters_find_no_memory_rests_until_there_is_some() 
     stream.add(1..=6_000, "").await;
     let notes = Notes::default();
     let may_end = Arc::new(Semaphore::new(0));
-    let waits = Arc::clone(&may_end);
-    let handler = notes.worker(move |_| {
-        let waits = Arc::clone(&waits);
-        Box::pin(async move {
-            let _ = waits.acquire().await;
-            Err(HandlerError::permanent("no"))
-        })
-    });
+    let handler = notes.waiter(&may_end, || Err(HandlerError::permanent("no")));
     let consumer = stream.start(handler).await;
     eventually("some are being handled", PATIENCE, async || notes.all().len() > 1).await;
     limit_memory("1").await;
     may_end.add_permits(1_000);
-    eventually("no more of it is read", PATIENCE, async || {
-        let before = consumer.health().in_flight;
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        before >= 500 && before == consumer.health().in_flight
-    })
-    .await;
+    reads_no_more(&consumer, 500).await;
     assert!(consumer.health().in_flight < 3_000, "{}", consumer.health().in_flight);
     let problem = consumer.health().source.unwrap_err();
     assert!(problem.contains("OOM"), "{problem}");
