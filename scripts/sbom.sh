@@ -11,9 +11,8 @@ bill=outbox-$version.cdx
 mkdir -p "$folder"
 
 # The tool writes a file next to each manifest of the workspace; only the program's is of use.
-find_bills() { find . -name "$bill.json" -not -path './target/*' -not -path "./$folder/*" "$@"; }
-trap 'find_bills -delete' EXIT
-cargo cyclonedx -qq --manifest-path cli/Cargo.toml --target all --format json --spec-version 1.5 --override-filename "$bill"
+trap 'find . -name "$bill.made.json" -not -path "./target/*" -delete' EXIT
+cargo cyclonedx -qq --manifest-path cli/Cargo.toml --target all --format json --spec-version 1.5 --override-filename "$bill.made"
 # A reader has no use for the path of the folder in which the file was made.
-sed "s|file://$PWD|file://.|g" "cli/$bill.json" >"$folder/$bill.json"
+sed "s|file://$PWD|file://.|g" "cli/$bill.made.json" >"$folder/$bill.json"
 echo "$folder/$bill.json"
