@@ -37,6 +37,9 @@ step "compose.yaml: the compose specification's schema"
 step "kubernetes.yaml: Kubernetes' schemas"
 "$bin/kubernetes-validate" --strict deploy/kubernetes.yaml
 
+step "The Helm chart: Helm's lint and templates, Kubernetes' schemas"
+scripts/check-chart.sh
+
 step "outbox.service: systemd-analyze"
 if command -v systemd-analyze >/dev/null; then
     # The unit is checked with /bin/true, because the program may not be installed here.

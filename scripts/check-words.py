@@ -52,8 +52,8 @@ ALLOWED: list[tuple[str, str, str]] = [
 SKIPPED = {"scripts/check-words.py", "console/src/assets/htmx.min.js", "cli/tests/it/axe/axe.min.js"}
 
 PROSE = {".md", ".html", ".txt"}
-ALL_TEXT = {".yaml", ".yml", ".json", ".toml", ".service", ".sql", ".lua", ".sh", ".py", ".js", ".css"}
-ALL_TEXT_NAMES = {"Dockerfile", "run", ".dockerignore", ".gitignore"}
+ALL_TEXT = {".yaml", ".yml", ".json", ".toml", ".service", ".sql", ".lua", ".sh", ".py", ".js", ".css", ".tpl"}
+ALL_TEXT_NAMES = {"Dockerfile", "justfile", "run", ".dockerignore", ".gitignore"}
 
 # Takes the place of what is not prose, so that no phrase goes across it.
 BARRIER = "\0"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the whole test suite: the tests, the documentation's examples and the example that needs no server.
 # Installs missing programs from Debian's packages if it has the rights, and otherwise prints the commands.
+#   scripts/test.sh --programs     only installs them
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -63,6 +64,7 @@ if [ "${#packages[@]}" -gt 0 ]; then
     (install_packages "${packages[@]}") || fail "The installation failed. Run: $by_hand"
 fi
 echo "cargo, cc, redis-server, rabbitmq-server, postgres, mariadbd, nginx, curl, promtool, chromium, node, npm and python3 with venv are installed"
+if [ "${1:-}" = --programs ]; then exit 0; fi
 
 # With more threads the servers and workers of the tests only wait for each other.
 threads=$(nproc 2>/dev/null || echo 2)
