@@ -46,7 +46,7 @@ resolves() {
 }
 
 both="sqlite-bundled"
-adapters=(tokio-postgres sqlx-0_8 sqlx-0_9 sea-orm-1 sea-orm-2 rusqlite)
+adapters=(tokio-postgres mysql-async sqlx-0_8 sqlx-0_9 sea-orm-1 sea-orm-2 rusqlite)
 for adapter in "${adapters[@]}"; do
     resolves "$adapter" "$(outbox "$adapter")"
     resolves "$adapter, sqlite-bundled" "$(outbox "$adapter" $both)"

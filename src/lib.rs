@@ -75,6 +75,8 @@ pub use consumer::{
 pub use error::{IdConflict, InvalidEvent, PublishError, SettingsError, StoreError, SystemError};
 pub use event::{DataError, JsonText, OutboxEvent, Status, TypedEvent};
 pub use handlers::{EventTypes, HandleEvent, HandleTyped, HandlerError, Subscribe};
+#[cfg(feature = "mysql-async")]
+pub use publish::adapters::mysql_async;
 #[cfg(feature = "rusqlite")]
 pub use publish::adapters::rusqlite;
 #[cfg(feature = "sea-orm-1")]

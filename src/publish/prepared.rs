@@ -176,13 +176,21 @@ const SQLITE: &str = sqlite_insert!();
 /// Placeholders have no numbers, so the columns are in the order of the parameters. The last letter of a time says UTC, which
 /// the column is in.
 #[cfg(feature = "mysql")]
-const MYSQL: &str = "INSERT INTO outbox_events (id, event_type, source, subject, data_content_type, data_schema, data, \
+macro_rules! mysql_insert {
+    () => {
+        "INSERT INTO outbox_events (id, event_type, source, subject, data_content_type, data_schema, data, \
     data_binary, scheduled_at, event_time, max_retries, publisher_backend, publisher_config, cloud_event_id, extensions, \
     partition_key) VALUES (REPLACE(?, '-', ''), ?, ?, ?, ?, ?, ?, UNHEX(?), \
     COALESCE(CAST(TRIM(TRAILING 'Z' FROM ?) AS datetime(6)), UTC_TIMESTAMP(6) + INTERVAL CAST(? AS SIGNED) MICROSECOND), \
-    CAST(TRIM(TRAILING 'Z' FROM ?) AS datetime(6)), ?, ?, ?, ?, ?, ?)";
+    CAST(TRIM(TRAILING 'Z' FROM ?) AS datetime(6)), ?, ?, ?, ?, ?, ?)"
+    };
+}
 
-/// The statements of [`PreparedEvent`] that write nothing if the id is in use, and return the id if they wrote the event.
+#[cfg(feature = "mysql")]
+const MYSQL: &str = mysql_insert!();
+
+/// The statements of [`PreparedEvent`] that write nothing if the id is in use. On PostgreSQL and SQLite they return the id if
+/// they wrote the event.
 #[cfg(feature = "_adapters")]
 pub(super) mod unless_taken {
     /// For a new id, which no row can have.
@@ -194,4 +202,12 @@ pub(super) mod unless_taken {
     /// Without `WHERE`, ON would begin a join's condition.
     pub(in crate::publish) const SQLITE: &str =
         concat!(sqlite_insert!(), " WHERE true ON CONFLICT (id) DO NOTHING RETURNING lower(hex(id))");
+
+    /// For a new id, which no row can have.
+    #[cfg(feature = "mysql")]
+    pub(in crate::publish) const MYSQL_NEW: &str = super::MYSQL;
+
+    #[cfg(feature = "mysql")]
+    pub(in crate::publish) const MYSQL: &str =
+        concat!(mysql_insert!(), " ON DUPLICATE KEY UPDATE outbox_events.seq = outbox_events.seq");
 }

@@ -9,6 +9,8 @@ mod handlers;
 mod history;
 mod inbox;
 mod leases;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) mod lost_answers;
 mod order;
 mod queue_position;
 mod reading;
@@ -258,6 +260,14 @@ macro_rules! instantiate {
             }
         }
     };
+    (@server $fixture:ty) => {
+        instantiate! { @tests $fixture;
+            lost_answers::an_insert_whose_answer_is_lost_may_be_repeated,
+            lost_answers::a_settle_whose_answer_is_lost_is_repeated_and_counts_once,
+            lost_answers::a_rejection_whose_answer_is_lost_is_repeated_and_counts_once,
+            lost_answers::a_handlers_answer_that_is_lost_is_repeated_and_ends_the_event,
+        }
+    };
     (@tests $fixture:ty; $($topic:ident::$promise:ident),* $(,)?) => {
         $(
             #[tokio::test]
@@ -274,3 +284,7 @@ mod mysql;
 instantiate!(sqlite, crate::store::sqlite::fixture::SqliteFixture);
 #[cfg(feature = "postgres")]
 instantiate!(postgres, crate::store::postgres::fixture::PostgresFixture);
+#[cfg(feature = "postgres")]
+mod postgres_server {
+    instantiate! { @server crate::store::postgres::fixture::PostgresFixture }
+}

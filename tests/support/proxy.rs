@@ -21,6 +21,8 @@ pub(crate) enum Passage {
     LoseRepliesAfter(usize),
     /// Requests are delivered; the first reply is lost and cuts the connection.
     CutAtReply,
+    /// The same, after this many replies on each connection.
+    CutAfterReplies(usize),
     /// This many 256ths of a connection's next request are delivered; then it is cut.
     CutInRequest(u8),
     /// This many 256ths of a connection's next reply are delivered; then it is cut.
@@ -209,12 +211,14 @@ async fn replies(number: usize, mut from: OwnedReadHalf, mut to: OwnedWriteHalf,
             Passage::LoseReplies => silent = true,
             Passage::LoseRepliesAfter(most) => silent |= passed >= most,
             Passage::CutAtReply => return,
+            Passage::CutAfterReplies(most) if passed >= most => return,
             Passage::CutInReply(share) => {
                 drop(to.write_all(&buffer[..Passage::cut(share, count)]).await);
                 return;
             }
             Passage::Delay(most) => tokio::time::sleep(most.mul_f64(rand::random())).await,
             Passage::Open
+            | Passage::CutAfterReplies(_)
             | Passage::CutInRequest(_)
             | Passage::HoldRequests
             | Passage::HoldReplies

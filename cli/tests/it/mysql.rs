@@ -8,9 +8,12 @@ use diesel_async::{AsyncConnection, AsyncMysqlConnection};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use tempfile::TempDir;
+use url::Url;
+use uuid::Uuid;
 
 use crate::support::mysql::{self, Database};
 use crate::support::process::Running;
+use crate::support::proxy::{Passage, Proxy};
 use crate::support::{PATIENCE, eventually, redis, unique};
 use crate::test_outbox::{DRAIN, Written, assert_once_in_order};
 
@@ -19,6 +22,8 @@ const KEYS: usize = 50;
 /// An outbox in a database of its own, which publishes into a stream of its own.
 struct MysqlOutbox {
     database: Database,
+    /// The address in the settings.
+    url: String,
     stream: String,
     folder: TempDir,
 }
@@ -26,17 +31,27 @@ struct MysqlOutbox {
 impl MysqlOutbox {
     async fn new() -> Self {
         let database = mysql::database().await;
-        let test = Self { database, stream: redis::stream(), folder: tempfile::tempdir().unwrap() };
+        let url = database.url.clone();
+        let test = Self { database, url, stream: redis::stream(), folder: tempfile::tempdir().unwrap() };
         let migrated = test.outbox(&test.settings(""), &["migrate"]).output().unwrap();
         assert!(migrated.status.success(), "outbox migrate: {}", String::from_utf8_lossy(&migrated.stderr));
         test
+    }
+
+    /// The program and systems reach the database over a proxy after this call.
+    async fn proxied(&mut self) -> Proxy {
+        let mut url = Url::parse(&self.database.url).unwrap();
+        let proxy = Proxy::to(url.port().unwrap_or(3306)).await;
+        url.set_port(Some(proxy.port())).unwrap();
+        self.url = url.into();
+        proxy
     }
 
     fn tables(&self, worker: &str) -> String {
         format!(
             "[database]\nurl = \"{}\"\n[publishers.default]\nbackend = \"redis_stream\"\nurl = \"{}\"\n\
              stream_name = \"{}\"\nmax_len = 0\n[worker]\npoll_interval = \"10ms\"\nlease = \"2s\"\n{worker}\n",
-            self.database.url,
+            self.url,
             redis::url(),
             self.stream
         )
@@ -161,6 +176,32 @@ async fn a_worker_that_is_killed_again_and_again_sends_nothing_twice() {
         }
     }
     test.assert_delivered(2_000).await;
+}
+
+/// Each answer that is lost cuts its connection: of a fetch, a settle, a heartbeat, or a commit.
+#[actix::test]
+async fn answers_that_are_lost_lose_and_double_nothing() {
+    const ROUNDS: usize = 20;
+    let mut test = MysqlOutbox::new().await;
+    let proxy = test.proxied().await;
+    let settings = Settings::from_toml(&test.tables("")).unwrap();
+    let outbox = OutboxSystem::builder(settings).publish_only(true).start().await.unwrap();
+    let _worker = test.worker("worker");
+    test.wait_owners(&["worker"]).await;
+    for round in 0..ROUNDS {
+        test.insert(200).await;
+        let before = proxy.connections();
+        proxy.set(if round == 0 { Passage::LoseReplies } else { Passage::CutAtReply });
+        let event = NewEvent::new("thing.happened", "tests").id(Uuid::now_v7()).partition_key("key-1");
+        let first = outbox.send(event.clone()).await;
+        assert!(first.is_err_and(|error| error.is_transient()));
+        eventually("the worker connects again", PATIENCE, async || proxy.connections() > before + 1).await;
+        proxy.set(Passage::Open);
+        outbox.send(event).await.unwrap();
+    }
+    test.wait_published().await;
+    test.assert_delivered(ROUNDS * 201).await;
+    outbox.shutdown().await.unwrap();
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::Findings;
+use super::{Findings, mysql};
 use crate::store::{ConnectionFacts, DatabaseFacts};
 
 /// The outbox's own statements may take this long; a shorter limit of the server cuts them off.
@@ -19,6 +19,7 @@ pub(super) fn judge(
     findings: &mut Findings,
 ) {
     durability(facts, findings);
+    mysql::judge(facts, findings);
     limits(facts, findings);
     vacuum(facts, long_transaction, findings);
     tables(facts, findings);

@@ -2,6 +2,7 @@
 
 mod backend;
 mod database;
+mod mysql;
 mod traffic;
 
 use std::time::Duration;

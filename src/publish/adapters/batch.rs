@@ -72,6 +72,12 @@ impl Batch {
         self.events.iter().map(|event| event.prepared.params()[n].as_deref()).collect()
     }
 
+    /// The events whose ids the caller chose: they are written, or were there.
+    #[cfg(feature = "mysql")]
+    pub(super) fn chosen(&self) -> Repeated<'_> {
+        Repeated(self.events.iter().enumerate().filter(|(_, event)| event.given.is_some()).collect())
+    }
+
     /// The events whose ids are not among those written, which are in the order given.
     pub(super) fn repeated(&self, written: &[Uuid]) -> Repeated<'_> {
         let mut written = written.iter().peekable();

@@ -14,7 +14,7 @@ const PASSING: [i32; 10] = [5, 6, 7, 8, 9, 10, 13, 14, 15, 17];
 
 /// What a driver says about a failed statement.
 pub(super) struct DriverError {
-    /// The SQLSTATE, or SQLite's extended result code as a number. `None`: the database did not answer.
+    /// The SQLSTATE, SQLite's extended result code, or MariaDB's number. `None`: the database did not answer.
     pub(super) code: Option<String>,
     pub(super) message: String,
 }
@@ -26,7 +26,7 @@ impl DriverError {
             (Dialect::Postgres, Some(sqlstate)) => by_sqlstate(&sqlstate, self.message),
             (Dialect::Sqlite, Some(code)) => by_result_code(&code, self.message),
             #[cfg(feature = "mysql")]
-            (Dialect::Mysql, Some(_)) => failed(self.message, true),
+            (Dialect::Mysql, Some(number)) => crate::store::mysql::refusal(number.parse().unwrap_or(0), self.message),
         }
     }
 }
@@ -67,7 +67,8 @@ pub(super) fn unexpected(reason: String) -> StoreError {
 /// A connection to a database that holds no outbox.
 #[cfg(any(feature = "sqlx-0_8", feature = "sqlx-0_9", feature = "sea-orm-1", feature = "sea-orm-2"))]
 pub(super) fn not_supported(database: &str) -> StoreError {
-    let problem = format!("it is {database}; an outbox needs PostgreSQL or SQLite");
+    let problem =
+        format!("it is {database}; an outbox needs PostgreSQL, SQLite, or, with the feature `mysql`, MariaDB or MySQL");
     StoreError::Unsuitable { target: "of this connection".to_owned(), problem }
 }
 

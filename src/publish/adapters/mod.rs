@@ -6,10 +6,15 @@
 
 mod batch;
 mod errors;
+#[cfg(feature = "mysql")]
+mod mysql;
 mod postgres;
 mod sqlite;
+mod stored;
 mod write;
 
+#[cfg(feature = "mysql-async")]
+pub mod mysql_async;
 #[cfg(feature = "rusqlite")]
 pub mod rusqlite;
 #[cfg(feature = "sea-orm-1")]

@@ -86,6 +86,9 @@ pub(crate) fn dialect(backend: DbBackend) -> Result<Dialect, PublishError> {
     match backend {
         DbBackend::Postgres => Ok(Dialect::Postgres),
         DbBackend::Sqlite => Ok(Dialect::Sqlite),
+        #[cfg(feature = "mysql")]
+        DbBackend::MySql => Ok(Dialect::Mysql),
+        #[allow(unreachable_patterns, reason = "SeaORM 1 has no other")]
         other => Err(not_supported(&format!("{other:?}")).into()),
     }
 }
@@ -94,7 +97,7 @@ fn store_error(error: &DbErr, dialect: Dialect) -> PublishError {
     let error = match error {
         DbErr::Exec(RuntimeErr::SqlxError(error))
         | DbErr::Query(RuntimeErr::SqlxError(error))
-        | DbErr::Conn(RuntimeErr::SqlxError(error)) => driver_error(error),
+        | DbErr::Conn(RuntimeErr::SqlxError(error)) => driver_error(error, dialect),
         DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => DriverError { code: None, message: error.to_string() },
         _ => DriverError { code: Some(String::new()), message: error.to_string() },
     };

@@ -15,7 +15,8 @@
 //! }
 //! ```
 //!
-//! The application turns on the driver, PostgreSQL's or SQLite's, in SeaORM.
+//! The application turns on the driver, PostgreSQL's, SQLite's or MySQL's, in SeaORM; MySQL's with this library's feature
+//! `mysql`.
 
 use ::sea_orm_1 as sea_orm;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Statement, sqlx};

@@ -15,7 +15,8 @@
 //! }
 //! ```
 //!
-//! The application turns on the driver, PostgreSQL's or SQLite's, in SeaORM.
+//! The application turns on the driver, PostgreSQL's, SQLite's or MySQL's, in SeaORM; MySQL's with this library's feature
+//! `mysql`.
 //!
 //! SeaORM 2 needs Rust 1.94.
 

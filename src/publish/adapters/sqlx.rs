@@ -71,15 +71,17 @@ pub(crate) fn dialect<C: Connection>() -> Result<Dialect, PublishError> {
     match C::Database::NAME {
         "PostgreSQL" => Ok(Dialect::Postgres),
         "SQLite" => Ok(Dialect::Sqlite),
+        #[cfg(feature = "mysql")]
+        "MySQL" => Ok(Dialect::Mysql),
         other => Err(not_supported(other).into()),
     }
 }
 
 fn store_error(error: &Error, dialect: Dialect) -> PublishError {
-    driver_error(error).into_store_error(dialect).into()
+    driver_error(error, dialect).into_store_error(dialect).into()
 }
 
-/// A connection of sqlx: to PostgreSQL, or to SQLite if the application turns it on in sqlx.
+/// A connection of sqlx: to PostgreSQL, or to SQLite, MariaDB or MySQL if the application turns them on in sqlx.
 ///
 /// Connections to other databases are refused when an event is published.
 pub trait SqlxConnection: Connection<Database: Database<Connection = Self>> + Sized {

@@ -16,6 +16,7 @@
 //!
 //! SQLite works too if the application turns on its feature in sqlx. Begin its transactions with `BEGIN IMMEDIATE`
 //! (`pool.begin_with("BEGIN IMMEDIATE")`): one that reads before it writes fails if another connection writes.
+//! MariaDB and MySQL work likewise, with this library's feature `mysql`.
 //!
 //! sqlx 0.9 needs Rust 1.94.
 

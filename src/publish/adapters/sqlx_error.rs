@@ -2,10 +2,16 @@
 
 use super::super::errors::DriverError;
 use super::sqlx::Error;
+use crate::publish::Dialect;
 
-pub(super) fn driver_error(error: &Error) -> DriverError {
+pub(super) fn driver_error(error: &Error, dialect: Dialect) -> DriverError {
     if let Error::Database(error) = error {
-        let code = error.code().unwrap_or_default().into_owned();
+        let code = match dialect {
+            Dialect::Postgres | Dialect::Sqlite => error.code().unwrap_or_default().into_owned(),
+            // Its code is the SQLSTATE, which many errors share; the number is what it is shown with first.
+            #[cfg(feature = "mysql")]
+            Dialect::Mysql => error.to_string().chars().take_while(char::is_ascii_digit).collect(),
+        };
         return DriverError { code: Some(code), message: error.message().to_owned() };
     }
     let has_no_answer =

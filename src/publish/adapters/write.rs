@@ -14,7 +14,9 @@ use uuid::Uuid;
 
 use super::batch::{Batch, Repeated};
 use super::errors::unexpected;
-use super::{postgres, sqlite};
+#[cfg(feature = "mysql")]
+use super::mysql;
+use super::{postgres, sqlite, stored};
 use crate::error::PublishError;
 use crate::publish::Dialect;
 
@@ -58,17 +60,18 @@ impl<'a> Write<'a> {
     pub(super) fn next(&self) -> Option<Statement> {
         let statement = match (&self.step, self.dialect) {
             (Step::Done, _) => return None,
-            // No adapter has this dialect yet: each refuses such a connection.
-            #[cfg(feature = "mysql")]
-            (_, Dialect::Mysql) => return None,
             (Step::Insert, Dialect::Postgres) => postgres::insert(self.batch),
             (Step::Insert, Dialect::Sqlite) => sqlite::insert(self.batch),
+            #[cfg(feature = "mysql")]
+            (Step::Insert, Dialect::Mysql) => mysql::insert(self.batch),
             (Step::MayWriteToLog(_), _) => postgres::may_write_to_log(),
             (Step::WriteSomething(repeated, may_write_to_log), _) => {
                 postgres::write_something(*may_write_to_log, repeated)
             }
             (Step::Compare(repeated), Dialect::Postgres) => postgres::compare(repeated),
             (Step::Compare(repeated), Dialect::Sqlite) => sqlite::read(repeated),
+            #[cfg(feature = "mysql")]
+            (Step::Compare(repeated), Dialect::Mysql) => mysql::read(repeated),
         };
         Some(statement)
     }
@@ -76,6 +79,11 @@ impl<'a> Write<'a> {
     /// Continues with the rows of the last statement.
     pub(super) fn received(&mut self, rows: Vec<String>) -> Result<(), PublishError> {
         self.step = match std::mem::replace(&mut self.step, Step::Done) {
+            #[cfg(feature = "mysql")]
+            Step::Insert if self.dialect == Dialect::Mysql => match self.batch.chosen() {
+                chosen if chosen.is_empty() => Step::Done,
+                chosen => Step::Compare(chosen),
+            },
             Step::Insert => self.inserted(&rows)?,
             Step::MayWriteToLog(repeated) => {
                 let may_write_to_log = rows.first().is_some_and(|text| text == "true");
@@ -98,22 +106,18 @@ impl<'a> Write<'a> {
         Ok(match self.dialect {
             _ if repeated.is_empty() => Step::Done,
             Dialect::Postgres => Step::MayWriteToLog(repeated),
-            Dialect::Sqlite => Step::Compare(repeated),
-            #[cfg(feature = "mysql")]
-            Dialect::Mysql => Step::Compare(repeated),
+            _ => Step::Compare(repeated),
         })
     }
 
     fn compared(&self, repeated: &Repeated<'a>, rows: &[String]) -> Result<Step<'a>, PublishError> {
         let conflict = match (self.dialect, rows.first()) {
-            (_, None) => None,
-            #[cfg(feature = "mysql")]
-            (Dialect::Mysql, _) => None,
-            (Dialect::Sqlite, _) => sqlite::conflict(repeated, rows),
+            (Dialect::Postgres, None) => None,
             (Dialect::Postgres, Some(row)) => {
                 let conflict = postgres::conflict(repeated, row);
                 Some(conflict.unwrap_or_else(|| unexpected("the comparison named an unknown column".to_owned()).into()))
             }
+            _ => stored::conflict(repeated, rows),
         };
         conflict.map_or(Ok(Step::Done), Err)
     }

@@ -171,3 +171,5 @@ instantiate! { @tests crate::store::mysql::fixture::MysqlFixture;
     inbox::a_table_of_another_shape_is_no_inbox,
     inbox::old_notes_are_deleted_in_small_batches_and_new_ones_stay,
 }
+
+instantiate! { @server crate::store::mysql::fixture::MysqlFixture }

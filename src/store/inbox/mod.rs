@@ -25,7 +25,8 @@ pub(crate) use self::table::delete_older;
 pub(crate) use self::table::{delete_before, table};
 pub(crate) use self::table::{exists, find, missing};
 
-/// A statement with placeholders in the order of its parameters: `$1` on PostgreSQL, `?1` on SQLite.
+/// A statement with placeholders in the order of its parameters: `$1` on PostgreSQL, `?1` on SQLite, `?`
+/// on MariaDB and MySQL.
 #[derive(Debug)]
 pub struct InboxStatement {
     pub(crate) sql: &'static str,

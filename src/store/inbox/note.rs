@@ -21,7 +21,7 @@ pub(crate) fn note(dialect: Dialect, note: &Note) -> InboxStatement {
         }
         #[cfg(feature = "mysql")]
         Dialect::Mysql => {
-            "INSERT IGNORE INTO outbox_inbox (consumer, source, event_id, seq) VALUES (?1, ?2, ?3, ?4) RETURNING ''"
+            "INSERT IGNORE INTO outbox_inbox (consumer, source, event_id, seq) VALUES (?, ?, ?, ?) RETURNING ''"
         }
     };
     InboxStatement { sql, params: columns(note) }
@@ -39,7 +39,7 @@ pub(crate) fn forget(dialect: Dialect, note: &Note) -> InboxStatement {
         }
         #[cfg(feature = "mysql")]
         Dialect::Mysql => {
-            "DELETE FROM outbox_inbox WHERE consumer = ?1 AND source = ?2 AND event_id = ?3 AND seq = CAST(?4 AS SIGNED)"
+            "DELETE FROM outbox_inbox WHERE consumer = ? AND source = ? AND event_id = ? AND seq = CAST(? AS SIGNED)"
         }
     };
     InboxStatement { sql, params: columns(note) }
@@ -93,9 +93,9 @@ const SQLITE_NOTE_MANY: &str = "INSERT INTO outbox_inbox (consumer, source, even
 /// As MariaDB has it: MySQL returns no rows from an INSERT.
 #[cfg(feature = "mysql")]
 const MYSQL_NOTE_MANY: &str = "INSERT IGNORE INTO outbox_inbox (consumer, source, event_id, seq) \
-    SELECT n.consumer, n.source, n.event_id, n.seq FROM JSON_TABLE(?1, '$[*]' COLUMNS (consumer varchar(100) PATH '$[0]', \
+    SELECT n.consumer, n.source, n.event_id, n.seq FROM JSON_TABLE(?, '$[*]' COLUMNS (consumer varchar(100) PATH '$[0]', \
     source varchar(255) PATH '$[1]', event_id varchar(255) PATH '$[2]', seq bigint PATH '$[3]')) AS n \
-    RETURNING JSON_ARRAY(consumer, source, event_id, seq)";
+    RETURNING CAST(JSON_ARRAY(consumer, source, event_id, seq) AS char)";
 
 impl NoteMany {
     pub(crate) fn new(given: Vec<Note>) -> Self {

@@ -24,7 +24,8 @@ where
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
         let mut rest = self.0.sql;
         for (n, param) in (1..).zip(&self.0.params) {
-            let placed = rest.split_once(&format!("?{n}")).or_else(|| rest.split_once(&format!("${n}")));
+            let placed = [format!("?{n}"), format!("${n}"), "?".to_owned()];
+            let placed = placed.iter().find_map(|placeholder| rest.split_once(placeholder.as_str()));
             let (before, after) = placed.unwrap_or((rest, ""));
             out.push_sql(before);
             out.push_bind_param::<Text, _>(param)?;

@@ -111,7 +111,7 @@ pub(crate) fn delete_before(dialect: Dialect, micros: i64) -> InboxStatement {
         Dialect::Sqlite => sqlite_delete!("CAST(?1 AS INTEGER)"),
         #[cfg(feature = "mysql")]
         Dialect::Mysql => {
-            mysql_delete!("TIMESTAMP'1970-01-01 00:00:00' + INTERVAL CAST(?1 AS SIGNED) MICROSECOND")
+            mysql_delete!("TIMESTAMP'1970-01-01 00:00:00' + INTERVAL CAST(? AS SIGNED) MICROSECOND")
         }
     };
     InboxStatement { sql, params: vec![micros.to_string()] }
@@ -126,7 +126,7 @@ pub(crate) fn delete_older(dialect: Dialect, kept: std::time::Duration) -> Inbox
     let sql = match dialect {
         Dialect::Postgres => postgres_delete!("statement_timestamp() - $1::text::bigint * interval '1 second'"),
         #[cfg(feature = "mysql")]
-        Dialect::Mysql => mysql_delete!("UTC_TIMESTAMP(6) - INTERVAL CAST(?1 AS SIGNED) SECOND"),
+        Dialect::Mysql => mysql_delete!("UTC_TIMESTAMP(6) - INTERVAL CAST(? AS SIGNED) SECOND"),
         Dialect::Sqlite => sqlite_delete!("(CAST(strftime('%s', 'now') AS INTEGER) - CAST(?1 AS INTEGER)) * 1000000"),
     };
     InboxStatement { sql, params: vec![kept.as_secs().to_string()] }

@@ -114,6 +114,12 @@ impl From<mysql_async::Error> for Failure {
     }
 }
 
+/// What the server said on a connection of the application's, of another driver.
+#[cfg(feature = "_adapters")]
+pub(crate) fn refusal(number: u16, reason: String) -> StoreError {
+    Failure { kind: FailureKind::Server(number), reason }.into_store_error("of this connection", "write events")
+}
+
 fn is_passing(number: u16) -> bool {
     [LOCK_WAIT, DEADLOCK, LOCKED].contains(&number)
         || PASSING.contains(&number)

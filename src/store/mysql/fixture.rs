@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::MysqlStore;
 use crate::settings::DatabaseSettings;
 use crate::store::Store;
+use crate::store::conformance::lost_answers::ServerFixture;
 use crate::store::conformance::{Fixture, OpenTransaction};
 use crate::test_support::mysql::{self, Database};
 
@@ -82,6 +83,18 @@ impl Fixture for MysqlFixture {
 
     fn nonsense(&self) -> &'static [(&'static str, &'static str)] {
         &[("publisher_config", "'[1]'"), ("extensions", "'\"text\"'"), ("pending_handlers", "'{}'")]
+    }
+}
+
+impl ServerFixture for MysqlFixture {
+    const PORT: u16 = 3306;
+
+    fn url(&self) -> String {
+        self.database.url.clone()
+    }
+
+    fn store_at(&self, url: &str) -> Arc<dyn Store> {
+        Arc::new(store_at(url))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::DateTime;
+use diesel::dsl::sql;
 use diesel::sql_types::{BigInt, Text};
 
 use super::clock::read_now;
@@ -15,6 +16,10 @@ use crate::store::{ConnectionFacts, DatabaseFacts};
 const CONNECTIONS: &str = "SELECT CAST(@@global.max_connections AS signed), \
     (SELECT COUNT(*) FROM information_schema.processlist WHERE user <> SUBSTRING_INDEX(CURRENT_USER(), '@', 1)), \
     CAST(@@session.max_user_connections AS signed)";
+
+/// Those that a server does not have are missing.
+const SETTINGS: &str = "SHOW GLOBAL VARIABLES WHERE variable_name IN ('auto_increment_increment', \
+    'innodb_flush_log_at_trx_commit', 'log_bin', 'sync_binlog')";
 
 /// It needs the right PROCESS. The times of this table are in the server's own time zone.
 const OLDEST_TRANSACTION: &str = "SELECT TIMESTAMPDIFF(MICROSECOND, t.trx_started, \
@@ -56,6 +61,7 @@ pub(super) async fn inspect(session: &mut Session<'_>) -> Result<DatabaseFacts, 
     let without_default: i64 = session.load_one(Statement::<BigInt>::new(NO_SEQ_DEFAULT, [])).await?;
     Ok(DatabaseFacts {
         clock: DateTime::from_timestamp_micros(clock),
+        settings: session.load::<_, (String, String)>(sql::<(Text, Text)>(SETTINGS)).await?.into_iter().collect(),
         connections: Some(ConnectionFacts { most, role_limit, of_others }),
         oldest_transaction: oldest_transaction(session).await?,
         missing_indexes: missing.map(str::to_owned).collect(),
@@ -84,6 +90,10 @@ mod tests {
         let facts = fixture.store().inspect().await.unwrap();
         assert!(facts.missing_indexes.is_empty() && facts.cascades.is_empty(), "{facts:?}");
         assert!(facts.clock.is_some() && !facts.has_no_seq_default, "{facts:?}");
+        assert_eq!(facts.settings["auto_increment_increment"], "1");
+        assert!(
+            facts.settings.contains_key("innodb_flush_log_at_trx_commit") && facts.settings.contains_key("log_bin")
+        );
         assert!(facts.connections.is_some_and(|connections| connections.most > 0), "{facts:?}");
         fixture.execute("DROP INDEX outbox_events_listed ON outbox_events").await;
         fixture

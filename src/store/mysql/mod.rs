@@ -45,6 +45,8 @@ mod tests;
 mod writer;
 
 pub(crate) use self::address::Address;
+#[cfg(feature = "_adapters")]
+pub(crate) use self::error::refusal;
 use self::pool::Pool;
 use self::settle::Settling;
 use crate::settings::DatabaseSettings;

@@ -32,6 +32,11 @@ const SETUP: &[&str] = &[
 /// After [`SETUP`], for leases: lists of workers of any length.
 const LEASES: &str = "SET SESSION group_concat_max_len = 1000000";
 
+/// Whether the server is read-only, and whether its binary log holds statements, with which it refuses writes of sessions that
+/// read what is committed.
+const MODES: &str = "SELECT CAST(@@global.read_only AS SIGNED), \
+    CAST(@@global.log_bin = 1 AND @@session.binlog_format = 'STATEMENT' AS SIGNED)";
+
 /// How long a connection may be unused before it is tested: the server closes it after twice as long.
 pub(super) const TRUSTED: Duration = Duration::from_secs(30);
 
@@ -88,14 +93,21 @@ async fn is_alive(connection: &mut AsyncMysqlConnection) -> bool {
 /// A connection of the outbox's own to a server that accepts writes.
 pub(super) async fn connect(address: &Address) -> Result<AsyncMysqlConnection> {
     let mut connection = open(address, SETUP).await?;
-    let read_only: i64 = sql::<BigInt>("SELECT CAST(@@global.read_only AS SIGNED)")
-        .get_result(&mut connection)
-        .await
-        .map_err(|error| address.unreachable(error))?;
-    if read_only != 0 {
-        return Err(StoreError::ReadOnly { target: address.shown.clone() });
-    }
+    let modes = sql::<(BigInt, BigInt)>(MODES).get_result(&mut connection).await;
+    check(address, modes.map_err(|error| address.unreachable(error))?)?;
     Ok(connection)
+}
+
+fn check(address: &Address, (read_only, logs_statements): (i64, i64)) -> Result<()> {
+    let target = || address.shown.clone();
+    if read_only != 0 {
+        return Err(StoreError::ReadOnly { target: target() });
+    }
+    if logs_statements != 0 {
+        let problem = "its binary log holds statements: set binlog_format to ROW or MIXED".to_owned();
+        return Err(StoreError::Unsuitable { target: target(), problem });
+    }
+    Ok(())
 }
 
 /// A connection for leases, to a server that accepts writes.
@@ -104,13 +116,11 @@ pub(super) async fn open_for_leases(address: &Address) -> Result<Conn> {
     let opening = async {
         let mut connection = Conn::new(options).await?;
         connection.query_drop(LEASES).await?;
-        let read_only: Option<u8> = connection.query_first("SELECT @@global.read_only").await?;
-        Ok((connection, read_only))
+        let modes = connection.query_first(MODES).await?;
+        Ok((connection, modes))
     };
-    let (connection, read_only) = limited(address, opening).await?.map_err(|error| connect_error(address, &error))?;
-    if read_only == Some(1) {
-        return Err(StoreError::ReadOnly { target: address.shown.clone() });
-    }
+    let (connection, modes) = limited(address, opening).await?.map_err(|error| connect_error(address, &error))?;
+    check(address, modes.unwrap_or_default())?;
     Ok(connection)
 }
 

@@ -13,7 +13,8 @@ use super::session::{Session, in_transaction, on_session};
 use crate::error::{PublishError, StoreError};
 use crate::publish::{NewEvent, publish};
 use crate::store::conformance::Fixture;
-use crate::store::{Acceptance, AdminStore, Care, Result, SchemaStore};
+use crate::store::{Acceptance, AdminStore, Care, EventWriter, Result, SchemaStore, Store};
+use crate::test_support::mysql::Server;
 use crate::test_support::{PATIENCE, eventually};
 
 const DEADLOCK: &str = "SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'text'";
@@ -59,6 +60,21 @@ async fn a_login_that_is_refused_is_named_without_its_password() {
     let fixture = MysqlFixture::empty().await;
     let error = store_at(&fixture.database.url.replace("out-box", "wrong-one")).outbox_id().await.unwrap_err();
     assert!(matches!(error, StoreError::NoAccess { .. }) && !error.to_string().contains("wrong-one"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_whose_binary_log_holds_statements_is_refused() {
+    let server = Server::start_with(&[("log-bin", "binlog"), ("binlog-format", "STATEMENT")]);
+    let database = server.database().await;
+    let store = store_at(&database.url);
+    let error = store.migrate(&|_| ()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unsuitable { .. }) && error.to_string().contains("binlog_format"), "{error}");
+    let error = store.leases().leave(Uuid::now_v7()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unsuitable { .. }), "{error}");
+    database.connect().await.query_drop("SET GLOBAL binlog_format = 'MIXED'").await.unwrap();
+    store.migrate(&|_| ()).await.unwrap();
+    let stored = store.insert(vec![NewEvent::new("t", "s")]).await.unwrap().remove(0);
+    assert_eq!(store.find(stored.id).await.unwrap(), Some(stored));
 }
 
 #[tokio::test]

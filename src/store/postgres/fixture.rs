@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::schema::Schema;
 use super::{PostgresStore, Target};
 use crate::store::Store;
+use crate::store::conformance::lost_answers::ServerFixture;
 use crate::store::conformance::{Fixture, OpenTransaction};
 use crate::test_support::postgres::{self, Database};
 
@@ -21,16 +22,21 @@ pub(crate) struct PostgresFixture {
     store: Arc<PostgresStore>,
 }
 
+fn store_at(url: &str) -> PostgresStore {
+    let mut elsewhere = url::Url::parse(url).unwrap();
+    elsewhere.query_pairs_mut().append_pair("options", "-c search_path=elsewhere");
+    let target = Target::from_url(elsewhere.as_str()).unwrap().in_schema(SCHEMA);
+    PostgresStore::new(target, None).unwrap()
+}
+
 #[async_trait]
 impl Fixture for PostgresFixture {
     async fn empty() -> Self {
         let database = postgres::database().await;
         let path = format!("ALTER DATABASE {} SET search_path = {}", database.name, Schema::new(SCHEMA).quoted());
         database.connect().await.batch_execute(&path).await.unwrap();
-        let mut elsewhere = url::Url::parse(&database.url).unwrap();
-        elsewhere.query_pairs_mut().append_pair("options", "-c search_path=elsewhere");
-        let target = Target::from_url(elsewhere.as_str()).unwrap().in_schema(SCHEMA);
-        Self { database, store: Arc::new(PostgresStore::new(target, None).unwrap()) }
+        let store = Arc::new(store_at(&database.url));
+        Self { database, store }
     }
 
     fn store(&self) -> Arc<dyn Store> {
@@ -88,6 +94,18 @@ impl Fixture for PostgresFixture {
             ("extensions", "'\"text\"'"),
             ("pending_handlers", "'{}'"),
         ]
+    }
+}
+
+impl ServerFixture for PostgresFixture {
+    const PORT: u16 = 5432;
+
+    fn url(&self) -> String {
+        self.database.url.clone()
+    }
+
+    fn store_at(&self, url: &str) -> Arc<dyn Store> {
+        Arc::new(store_at(url))
     }
 }
 

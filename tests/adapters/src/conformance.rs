@@ -63,6 +63,7 @@ async fn a_batch_is_written_in_order_and_by_key<D: Door>(kind: Kind) {
     assert!(database.texts(stored).await.iter().eq(names.iter().skip(3).step_by(7)));
     let id = match kind {
         Kind::Postgres => "SELECT id::text FROM outbox_events ORDER BY seq LIMIT 500",
+        Kind::Mysql => "SELECT CAST(id AS char) FROM outbox_events ORDER BY seq LIMIT 500",
         Kind::Sqlite => "SELECT lower(hex(id)) FROM outbox_events ORDER BY seq LIMIT 500",
     };
     let stored: Vec<Uuid> = database.texts(id).await.iter().map(|text| text.parse().unwrap()).collect();
@@ -205,6 +206,17 @@ conformance!(Postgres: diesel_postgres DieselPostgres, tokio_postgres TokioPostg
     a_refused_event_writes_nothing_and_its_transaction_goes_on,
     the_same_id_again_is_the_same_event_or_a_conflict,
     a_repetition_writes_something,
+    an_event_of_a_dropped_future_does_not_exist,
+    an_event_of_a_lost_connection_does_not_exist_and_the_error_is_transient,
+]);
+
+conformance!(Mysql: diesel_mysql DieselMysql, mysql_async MysqlAsync, sqlx_0_8_mysql Sqlx8Mysql,
+    sqlx_0_9_mysql Sqlx9Mysql, sea_orm_1_mysql SeaOrm1, sea_orm_2_mysql SeaOrm2 => [
+    an_event_is_committed_or_rolled_back_with_its_transaction,
+    an_event_of_a_savepoint_is_rolled_back_with_it,
+    a_batch_is_written_in_order_and_by_key,
+    a_refused_event_writes_nothing_and_its_transaction_goes_on,
+    the_same_id_again_is_the_same_event_or_a_conflict,
     an_event_of_a_dropped_future_does_not_exist,
     an_event_of_a_lost_connection_does_not_exist_and_the_error_is_transient,
 ]);

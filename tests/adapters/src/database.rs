@@ -1,10 +1,11 @@
 //! A database with an outbox for one test, and what is in it.
 
 use actix_outbox::{OutboxSystem, Settings};
+use mysql_async::prelude::Queryable;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::support::postgres;
+use crate::support::{mysql, postgres};
 
 /// A database of one test.
 pub struct TestDatabase {
@@ -16,6 +17,7 @@ pub struct TestDatabase {
 enum Keeps {
     Postgres { _database: postgres::Database, _server: Option<postgres::Server> },
     Sqlite { _folder: TempDir },
+    Mysql { _database: mysql::Database },
 }
 
 /// The kind of database.
@@ -23,6 +25,8 @@ enum Keeps {
 pub enum Kind {
     Postgres,
     Sqlite,
+    /// MariaDB, or the server of `OUTBOX_TEST_MYSQL_URL`.
+    Mysql,
 }
 
 impl TestDatabase {
@@ -32,6 +36,10 @@ impl TestDatabase {
             Kind::Postgres => {
                 let database = postgres::database().await;
                 Self { url: database.url.clone(), keeps: Keeps::Postgres { _database: database, _server: None } }
+            }
+            Kind::Mysql => {
+                let database = mysql::database().await;
+                Self { url: database.url.clone(), keeps: Keeps::Mysql { _database: database } }
             }
             Kind::Sqlite => {
                 let folder = tempfile::tempdir().unwrap();
@@ -82,6 +90,7 @@ impl TestDatabase {
         match self.keeps {
             Keeps::Postgres { .. } => Kind::Postgres,
             Keeps::Sqlite { .. } => Kind::Sqlite,
+            Keeps::Mysql { .. } => Kind::Mysql,
         }
     }
 
@@ -104,6 +113,13 @@ impl TestDatabase {
                      || e.updated_at - e.created_at FROM outbox_events e WHERE id = '{id}'"
                 )
             }
+            Kind::Mysql => {
+                let since = "TIMESTAMPDIFF(MICROSECOND, created_at, scheduled_at)";
+                let when = if is_scheduled { "scheduled_at" } else { since };
+                let columns = MYSQL_COLUMNS.iter().chain([&when]);
+                let quoted: Vec<_> = columns.map(|column| format!("QUOTE(CAST({column} AS char))")).collect();
+                format!("SELECT CONCAT_WS(' ', {}) FROM outbox_events WHERE id = '{}'", quoted.join(", "), id.simple())
+            }
             Kind::Sqlite => {
                 let when = if is_scheduled { "scheduled_at" } else { "scheduled_at - created_at" };
                 let columns = [SQLITE_COLUMNS, when].join(", ");
@@ -118,6 +134,7 @@ impl TestDatabase {
     pub async fn execute(&self, sql: &str) {
         match self.kind() {
             Kind::Postgres => postgres::connect(&self.url).await.batch_execute(sql).await.unwrap(),
+            Kind::Mysql => mysql::connect(&self.url).await.query_drop(sql).await.unwrap(),
             Kind::Sqlite => rusqlite::Connection::open(self.path()).unwrap().execute_batch(sql).unwrap(),
         }
     }
@@ -129,6 +146,7 @@ impl TestDatabase {
                 let rows = postgres::connect(&self.url).await.query(sql, &[]).await.unwrap();
                 rows.iter().map(|row| row.get(0)).collect()
             }
+            Kind::Mysql => mysql::connect(&self.url).await.query(sql).await.unwrap(),
             Kind::Sqlite => {
                 let connection = rusqlite::Connection::open(self.path()).unwrap();
                 let mut statement = connection.prepare(sql).unwrap();
@@ -142,3 +160,27 @@ const SQLITE_COLUMNS: &str = "spec_version, event_type, source, subject, data_co
     status, retry_count, max_retries, last_error, publisher_backend, publisher_config, cloud_event_id, extensions, \
     partition_key, event_time, published_at, retry_at, updated_at - created_at, typeof(id), typeof(scheduled_at), \
     typeof(event_time), typeof(max_retries)";
+
+const MYSQL_COLUMNS: &[&str] = &[
+    "spec_version",
+    "event_type",
+    "source",
+    "subject",
+    "data_content_type",
+    "data_schema",
+    "data",
+    "HEX(data_binary)",
+    "status",
+    "retry_count",
+    "max_retries",
+    "last_error",
+    "publisher_backend",
+    "publisher_config",
+    "cloud_event_id",
+    "extensions",
+    "partition_key",
+    "event_time",
+    "published_at",
+    "retry_at",
+    "TIMESTAMPDIFF(MICROSECOND, created_at, updated_at)",
+];

@@ -2,23 +2,26 @@
 
 use std::pin::pin;
 
+use ::mysql_async::prelude::Queryable;
 use actix_outbox::{NewEvent, PublishError};
 use uuid::Uuid;
 
-use crate::database::TestDatabase;
-use crate::support::{PATIENCE, eventually};
+use crate::database::{Kind, TestDatabase};
+use crate::support::{PATIENCE, eventually, mysql, postgres};
 
 mod diesel;
 pub(crate) mod inbox;
+mod mysql_async;
 mod rusqlite;
 mod sea_orm;
 mod sqlx;
 mod tokio_postgres;
 
-pub(crate) use self::diesel::{DieselPostgres, DieselSqlite};
+pub(crate) use self::diesel::{DieselMysql, DieselPostgres, DieselSqlite};
+pub(crate) use self::mysql_async::MysqlAsync;
 pub(crate) use self::rusqlite::Rusqlite;
 pub(crate) use self::sea_orm::{SeaOrm1, SeaOrm2};
-pub(crate) use self::sqlx::{Sqlx8Postgres, Sqlx8Sqlite, Sqlx9Postgres, Sqlx9Sqlite};
+pub(crate) use self::sqlx::{Sqlx8Mysql, Sqlx8Postgres, Sqlx8Sqlite, Sqlx9Mysql, Sqlx9Postgres, Sqlx9Sqlite};
 pub(crate) use self::tokio_postgres::TokioPostgres;
 
 pub(crate) type Published = Result<Vec<Uuid>, PublishError>;
@@ -110,31 +113,54 @@ macro_rules! end {
 
 use {end, take_steps};
 
-/// Ends every other connection to a PostgreSQL database.
+/// Ends every other connection to a database.
 async fn disconnect_all(url: &str) {
+    if url.starts_with("mysql:") {
+        let mut connection = mysql::connect(url).await;
+        let others = "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()";
+        for id in connection.query::<u64, _>(others).await.unwrap() {
+            connection.query_drop(format!("KILL {id}")).await.unwrap();
+        }
+        return;
+    }
     let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                WHERE datname = current_database() AND pid <> pg_backend_pid()";
-    crate::support::postgres::connect(url).await.batch_execute(sql).await.unwrap();
+    postgres::connect(url).await.batch_execute(sql).await.unwrap();
 }
 
 /// Drops a future while its INSERT waits for a transaction that has written this id, and which is then rolled back.
 async fn drop_while_blocked<T>(database: &TestDatabase, id: Uuid, publish: impl Future<Output = T>) {
-    let mut writer = crate::support::postgres::connect(database.url()).await;
-    let observer = crate::support::postgres::connect(database.url()).await;
-    let other = writer.transaction().await.unwrap();
-    let insert = "INSERT INTO outbox_events (id, event_type, source) VALUES ($1, 'ghost', 'tests')";
-    other.execute(insert, &[&id]).await.unwrap();
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let is_blocked = eventually("the INSERT waits", PATIENCE, async || {
-        observer.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 1
-    });
-    {
-        let publish = pin!(publish);
-        tokio::select! {
-            biased;
-            _ = publish => panic!("it is blocked"),
-            () = is_blocked => {}
+    let insert =
+        format!("INSERT INTO outbox_events (id, event_type, source) VALUES ('{}', 'ghost', 'tests')", id.simple());
+    match database.kind() {
+        Kind::Mysql => {
+            let mut writer = mysql::connect(database.url()).await;
+            writer.query_drop(format!("BEGIN; {insert}")).await.unwrap();
+            drop_when_waiting(database, publish).await;
+            writer.query_drop("ROLLBACK").await.unwrap();
+        }
+        _ => {
+            let writer = postgres::connect(database.url()).await;
+            writer.batch_execute(&format!("BEGIN; {insert}")).await.unwrap();
+            drop_when_waiting(database, publish).await;
+            writer.batch_execute("ROLLBACK").await.unwrap();
         }
     }
-    other.rollback().await.unwrap();
+}
+
+async fn drop_when_waiting<T>(database: &TestDatabase, publish: impl Future<Output = T>) {
+    let waits = match database.kind() {
+        Kind::Mysql => {
+            "SELECT 'waits' FROM information_schema.innodb_trx t JOIN information_schema.processlist p \
+             ON p.id = t.trx_mysql_thread_id WHERE p.db = DATABASE() AND t.trx_state = 'LOCK WAIT'"
+        }
+        _ => "SELECT 'waits' FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+    };
+    let is_blocked = eventually("the INSERT waits", PATIENCE, async || database.texts(waits).await.len() == 1);
+    let publish = pin!(publish);
+    tokio::select! {
+        biased;
+        _ = publish => panic!("it is blocked"),
+        () = is_blocked => {}
+    }
 }

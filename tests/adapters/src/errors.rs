@@ -1,10 +1,12 @@
 //! Errors are those of `publish`, told apart by the database's code.
 
 use actix_outbox::{NewEvent, PublishError, StoreError};
+use mysql_async::prelude::Queryable;
 
 use crate::database::{Kind, TestDatabase};
 use crate::doors::{
-    Door, End, Rusqlite, SeaOrm1, SeaOrm2, Sqlx8Postgres, Sqlx8Sqlite, Sqlx9Postgres, Sqlx9Sqlite, Step, TokioPostgres,
+    Door, End, MysqlAsync, Rusqlite, SeaOrm1, SeaOrm2, Sqlx8Mysql, Sqlx8Postgres, Sqlx8Sqlite, Sqlx9Mysql,
+    Sqlx9Postgres, Sqlx9Sqlite, Step, TokioPostgres,
 };
 
 fn event() -> NewEvent {
@@ -39,6 +41,11 @@ async fn missing_and_old_tables_are_recognised() {
     missing_and_old_tables::<Sqlx9Postgres>(Kind::Postgres).await;
     missing_and_old_tables::<SeaOrm1>(Kind::Postgres).await;
     missing_and_old_tables::<SeaOrm2>(Kind::Postgres).await;
+    missing_and_old_tables::<MysqlAsync>(Kind::Mysql).await;
+    missing_and_old_tables::<Sqlx8Mysql>(Kind::Mysql).await;
+    missing_and_old_tables::<Sqlx9Mysql>(Kind::Mysql).await;
+    missing_and_old_tables::<SeaOrm1>(Kind::Mysql).await;
+    missing_and_old_tables::<SeaOrm2>(Kind::Mysql).await;
     missing_and_old_tables::<Rusqlite>(Kind::Sqlite).await;
     missing_and_old_tables::<Sqlx8Sqlite>(Kind::Sqlite).await;
     missing_and_old_tables::<Sqlx9Sqlite>(Kind::Sqlite).await;
@@ -80,11 +87,34 @@ async fn a_locked_file_is_a_transient_error() {
     locked::<Rusqlite>().await;
 }
 
+/// Its SQLSTATE is that of many other errors.
+async fn lock_wait<D: Door>() {
+    let database = TestDatabase::migrated(Kind::Mysql).await;
+    let (mut door, mut other) = (D::connect(&database).await, D::connect(&database).await);
+    let id = other.publish(event()).await.unwrap();
+    let mut holder = crate::support::mysql::connect(database.url()).await;
+    holder.query_drop("BEGIN; UPDATE outbox_events SET subject = 'held'").await.unwrap();
+    let steps = vec![Step::Execute("SET innodb_lock_wait_timeout = 1"), Step::Publish(event().id(id))];
+    let error = door.transaction(steps, End::Rollback).await.remove(0).unwrap_err();
+    assert!(error.is_transient(), "{error}");
+}
+
+#[tokio::test]
+async fn a_lock_wait_is_a_transient_error() {
+    tokio::join!(
+        lock_wait::<MysqlAsync>(),
+        lock_wait::<Sqlx8Mysql>(),
+        lock_wait::<Sqlx9Mysql>(),
+        lock_wait::<SeaOrm1>(),
+        lock_wait::<SeaOrm2>()
+    );
+}
+
 /// A constraint of the application's own refuses an event for good.
 async fn refused<D: Door>(kind: Kind) {
     let database = TestDatabase::migrated(kind).await;
     let refuse = match kind {
-        Kind::Postgres => "ALTER TABLE outbox_events ADD CHECK (event_type <> 't')",
+        Kind::Postgres | Kind::Mysql => "ALTER TABLE outbox_events ADD CHECK (event_type <> 't')",
         Kind::Sqlite => {
             "CREATE TRIGGER refuse BEFORE INSERT ON outbox_events BEGIN SELECT RAISE(ABORT, 'not this one'); END"
         }
@@ -99,6 +129,9 @@ async fn a_refusal_of_the_database_is_permanent() {
     refused::<TokioPostgres>(Kind::Postgres).await;
     refused::<Sqlx8Postgres>(Kind::Postgres).await;
     refused::<SeaOrm2>(Kind::Postgres).await;
+    refused::<MysqlAsync>(Kind::Mysql).await;
+    refused::<Sqlx9Mysql>(Kind::Mysql).await;
+    refused::<SeaOrm1>(Kind::Mysql).await;
     refused::<Rusqlite>(Kind::Sqlite).await;
     refused::<Sqlx9Sqlite>(Kind::Sqlite).await;
     refused::<SeaOrm1>(Kind::Sqlite).await;

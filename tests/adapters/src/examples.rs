@@ -14,6 +14,7 @@ fn example(source: &str) -> String {
 fn examples_of_the_modules_are_those_of_the_page() {
     for (name, source) in [
         ("tokio_postgres", include_str!("../../../src/publish/adapters/tokio_postgres.rs")),
+        ("mysql_async", include_str!("../../../src/publish/adapters/mysql_async.rs")),
         ("sqlx_0_8", include_str!("../../../src/publish/adapters/sqlx_0_8.rs")),
         ("sqlx_0_9", include_str!("../../../src/publish/adapters/sqlx_0_9.rs")),
         ("sea_orm_1", include_str!("../../../src/publish/adapters/sea_orm_1.rs")),

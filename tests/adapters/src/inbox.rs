@@ -17,8 +17,10 @@ async fn database(kind: Kind) -> TestDatabase {
     let table = match kind {
         Kind::Postgres => include_str!("../../../migrations/postgres/inbox.sql"),
         Kind::Sqlite => include_str!("../../../migrations/sqlite/inbox.sql"),
+        Kind::Mysql => &include_str!("../../../migrations/mysql/inbox.sql").replace("{exact}", "utf8mb4_bin"),
     };
-    database.execute(&format!("{table}; CREATE TABLE effects (text varchar(9))")).await;
+    database.execute(table).await;
+    database.execute("CREATE TABLE effects (text varchar(9))").await;
     database
 }
 
@@ -31,7 +33,10 @@ async fn an_event_is_handled_once_and_its_replay_again<D: InboxDoor>(kind: Kind)
         assert_eq!(door.handle(other, EFFECT).await.unwrap(), Handled::Done(()));
     }
     assert_eq!(database.texts("SELECT text FROM effects").await.len(), 3);
-    let noted = "SELECT consumer || ' ' || source || ' ' || event_id || ' ' || seq FROM outbox_inbox ORDER BY 1";
+    let noted = match kind {
+        Kind::Mysql => "SELECT CONCAT_WS(' ', consumer, source, event_id, seq) FROM outbox_inbox ORDER BY 1",
+        _ => "SELECT consumer || ' ' || source || ' ' || event_id || ' ' || seq FROM outbox_inbox ORDER BY 1",
+    };
     assert_eq!(database.texts(noted).await, ["biller tests a 0", "mailer tests a 0", "mailer tests a 7"]);
 }
 
@@ -88,6 +93,15 @@ macro_rules! inbox {
 
 inbox!(Postgres: diesel_postgres DieselPostgres, tokio_postgres TokioPostgres, sqlx_0_8_postgres Sqlx8Postgres,
     sqlx_0_9_postgres Sqlx9Postgres, sea_orm_1_postgres SeaOrm1, sea_orm_2_postgres SeaOrm2 => [
+    an_event_is_handled_once_and_its_replay_again,
+    work_that_fails_leaves_no_note_even_if_it_is_committed,
+    many_are_noted_with_one_statement,
+    a_key_beyond_its_limits_is_refused,
+]);
+
+// As MariaDB has it.
+inbox!(Mysql: diesel_mysql DieselMysql, sqlx_0_8_mysql Sqlx8Mysql, sqlx_0_9_mysql Sqlx9Mysql, sea_orm_1_mysql SeaOrm1,
+    sea_orm_2_mysql SeaOrm2 => [
     an_event_is_handled_once_and_its_replay_again,
     work_that_fails_leaves_no_note_even_if_it_is_committed,
     many_are_noted_with_one_statement,

@@ -4,8 +4,8 @@ use uuid::Uuid;
 
 use crate::database::{Kind, TestDatabase};
 use crate::doors::{
-    DieselPostgres, DieselSqlite, Door, Rusqlite, SeaOrm1, SeaOrm2, Sqlx8Postgres, Sqlx8Sqlite, Sqlx9Postgres,
-    Sqlx9Sqlite, TokioPostgres,
+    DieselMysql, DieselPostgres, DieselSqlite, Door, MysqlAsync, Rusqlite, SeaOrm1, SeaOrm2, Sqlx8Mysql, Sqlx8Postgres,
+    Sqlx8Sqlite, Sqlx9Mysql, Sqlx9Postgres, Sqlx9Sqlite, TokioPostgres,
 };
 use crate::random_events::{Given, random_events};
 
@@ -56,6 +56,18 @@ async fn on_sqlite_each_door_writes_the_row_that_diesel_writes() {
     compare::<Rusqlite>(&database, &given, &expected).await;
     compare::<Sqlx8Sqlite>(&database, &given, &expected).await;
     compare::<Sqlx9Sqlite>(&database, &given, &expected).await;
+    compare::<SeaOrm1>(&database, &given, &expected).await;
+    compare::<SeaOrm2>(&database, &given, &expected).await;
+}
+
+#[tokio::test]
+async fn on_mysql_each_door_writes_the_row_that_diesel_writes() {
+    let database = TestDatabase::migrated(Kind::Mysql).await;
+    let given = random_events(EVENTS);
+    let expected = reference::<DieselMysql>(&database, &given).await;
+    compare::<MysqlAsync>(&database, &given, &expected).await;
+    compare::<Sqlx8Mysql>(&database, &given, &expected).await;
+    compare::<Sqlx9Mysql>(&database, &given, &expected).await;
     compare::<SeaOrm1>(&database, &given, &expected).await;
     compare::<SeaOrm2>(&database, &given, &expected).await;
 }

@@ -9,8 +9,8 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use crate::database::{Kind, TestDatabase};
 use crate::doors::{
-    DieselPostgres, DieselSqlite, Door, Rusqlite, SeaOrm1, SeaOrm2, Sqlx8Postgres, Sqlx8Sqlite, Sqlx9Postgres,
-    Sqlx9Sqlite, TokioPostgres,
+    DieselMysql, DieselPostgres, DieselSqlite, Door, MysqlAsync, Rusqlite, SeaOrm1, SeaOrm2, Sqlx8Mysql, Sqlx8Postgres,
+    Sqlx8Sqlite, Sqlx9Postgres, Sqlx9Sqlite, TokioPostgres,
 };
 
 /// Publishes an event in a span of its own, and checks that its row names the span's trace.
@@ -28,6 +28,7 @@ async fn an_event_carries_the_trace_of_the_current_span() {
     let provider = SdkTracerProvider::builder().build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("tests"));
     let (postgres, sqlite) = (TestDatabase::migrated(Kind::Postgres).await, TestDatabase::migrated(Kind::Sqlite).await);
+    let mysql = TestDatabase::migrated(Kind::Mysql).await;
     let _default = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
     publish_in_span::<DieselPostgres>(&postgres).await;
     publish_in_span::<TokioPostgres>(&postgres).await;
@@ -35,6 +36,9 @@ async fn an_event_carries_the_trace_of_the_current_span() {
     publish_in_span::<Sqlx9Postgres>(&postgres).await;
     publish_in_span::<SeaOrm1>(&postgres).await;
     publish_in_span::<SeaOrm2>(&postgres).await;
+    publish_in_span::<DieselMysql>(&mysql).await;
+    publish_in_span::<MysqlAsync>(&mysql).await;
+    publish_in_span::<Sqlx8Mysql>(&mysql).await;
     publish_in_span::<DieselSqlite>(&sqlite).await;
     publish_in_span::<Rusqlite>(&sqlite).await;
     publish_in_span::<Sqlx8Sqlite>(&sqlite).await;

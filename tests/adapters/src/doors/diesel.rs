@@ -1,73 +1,86 @@
-//! Diesel, the reference: asynchronous on PostgreSQL, blocking on SQLite.
+//! Diesel, the reference: asynchronous on servers, blocking on SQLite.
 
 use actix_outbox::{NewEvent, PublishError, blocking};
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::{Connection, SqliteConnection};
-use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
+use diesel_async::{AsyncConnection, AsyncMysqlConnection, AsyncPgConnection, SimpleAsyncConnection};
 use uuid::Uuid;
 
 use super::{Door, End, Published, Step, disconnect_all, drop_while_blocked};
 use crate::database::TestDatabase;
 
-pub(crate) struct DieselPostgres {
-    pub(super) connection: AsyncPgConnection,
-    url: String,
-}
+type Transactions<C> = <C as AsyncConnection>::TransactionManager;
 
-type Async = <AsyncPgConnection as AsyncConnection>::TransactionManager;
+macro_rules! asynchronous {
+    ($door:ident, $connection:ty) => {
+        pub(crate) struct $door {
+            pub(super) connection: $connection,
+            url: String,
+        }
 
-impl Door for DieselPostgres {
-    async fn connect(database: &TestDatabase) -> Self {
-        let url = database.url().to_owned();
-        Self { connection: AsyncPgConnection::establish(&url).await.unwrap(), url }
-    }
+        impl Door for $door {
+            async fn connect(database: &TestDatabase) -> Self {
+                let url = database.url().to_owned();
+                Self { connection: <$connection>::establish(&url).await.unwrap(), url }
+            }
 
-    async fn publish(&mut self, event: NewEvent) -> Result<Uuid, PublishError> {
-        Ok(actix_outbox::publish(&mut self.connection, event).await?.id)
-    }
+            async fn publish(&mut self, event: NewEvent) -> Result<Uuid, PublishError> {
+                Ok(actix_outbox::publish(&mut self.connection, event).await?.id)
+            }
 
-    async fn publish_many(&mut self, events: Vec<NewEvent>) -> Published {
-        let stored = actix_outbox::publish_many(&mut self.connection, events).await?;
-        Ok(stored.iter().map(|event| event.id).collect())
-    }
+            async fn publish_many(&mut self, events: Vec<NewEvent>) -> Published {
+                let stored = actix_outbox::publish_many(&mut self.connection, events).await?;
+                Ok(stored.iter().map(|event| event.id).collect())
+            }
 
-    async fn transaction(&mut self, steps: Vec<Step>, end: End<'_>) -> Vec<Published> {
-        use diesel_async::TransactionManager;
+            async fn transaction(&mut self, steps: Vec<Step>, end: End<'_>) -> Vec<Published> {
+                use diesel_async::TransactionManager;
 
-        let mut published = Vec::new();
-        Async::begin_transaction(&mut self.connection).await.unwrap();
-        for step in steps {
-            match step {
-                Step::Publish(event) => published.push(self.publish(event).await.map(|id| vec![id])),
-                Step::PublishMany(events) => published.push(self.publish_many(events).await),
-                Step::Savepoint { events, is_kept } => {
-                    Async::begin_transaction(&mut self.connection).await.unwrap();
-                    for event in events {
-                        published.push(self.publish(event).await.map(|id| vec![id]));
-                    }
-                    match is_kept {
-                        true => Async::commit_transaction(&mut self.connection).await.unwrap(),
-                        false => Async::rollback_transaction(&mut self.connection).await.unwrap(),
+                let mut published = Vec::new();
+                Transactions::<$connection>::begin_transaction(&mut self.connection).await.unwrap();
+                for step in steps {
+                    match step {
+                        Step::Publish(event) => published.push(self.publish(event).await.map(|id| vec![id])),
+                        Step::PublishMany(events) => published.push(self.publish_many(events).await),
+                        Step::Savepoint { events, is_kept } => {
+                            Transactions::<$connection>::begin_transaction(&mut self.connection).await.unwrap();
+                            for event in events {
+                                published.push(self.publish(event).await.map(|id| vec![id]));
+                            }
+                            match is_kept {
+                                true => {
+                                    Transactions::<$connection>::commit_transaction(&mut self.connection).await.unwrap()
+                                }
+                                false => Transactions::<$connection>::rollback_transaction(&mut self.connection)
+                                    .await
+                                    .unwrap(),
+                            }
+                        }
+                        Step::Execute(sql) => self.connection.batch_execute(sql).await.unwrap(),
+                        Step::Disconnect(url) => disconnect_all(&url).await,
                     }
                 }
-                Step::Execute(sql) => self.connection.batch_execute(sql).await.unwrap(),
-                Step::Disconnect(url) => disconnect_all(&url).await,
+                match end {
+                    End::Commit => Transactions::<$connection>::commit_transaction(&mut self.connection).await.unwrap(),
+                    End::Rollback => {
+                        Transactions::<$connection>::rollback_transaction(&mut self.connection).await.unwrap()
+                    }
+                    // The connection is part of the transaction.
+                    End::Drop => self.connection = <$connection>::establish(&self.url).await.unwrap(),
+                    End::DropFuture(id, database) => {
+                        let event = NewEvent::new("ghost", "tests").id(id);
+                        drop_while_blocked(database, id, actix_outbox::publish(&mut self.connection, event)).await;
+                        self.connection = <$connection>::establish(&self.url).await.unwrap();
+                    }
+                }
+                published
             }
         }
-        match end {
-            End::Commit => Async::commit_transaction(&mut self.connection).await.unwrap(),
-            End::Rollback => Async::rollback_transaction(&mut self.connection).await.unwrap(),
-            // The connection is part of the transaction.
-            End::Drop => self.connection = AsyncPgConnection::establish(&self.url).await.unwrap(),
-            End::DropFuture(id, database) => {
-                let event = NewEvent::new("ghost", "tests").id(id);
-                drop_while_blocked(database, id, actix_outbox::publish(&mut self.connection, event)).await;
-                self.connection = AsyncPgConnection::establish(&self.url).await.unwrap();
-            }
-        }
-        published
-    }
+    };
 }
+
+asynchronous!(DieselMysql, AsyncMysqlConnection);
+asynchronous!(DieselPostgres, AsyncPgConnection);
 
 pub(crate) struct DieselSqlite {
     pub(super) connection: SqliteConnection,

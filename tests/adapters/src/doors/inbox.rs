@@ -4,8 +4,8 @@ use actix_outbox::inbox::{self, Handled, InboxKey, blocking};
 use rusqlite::TransactionBehavior;
 
 use super::{
-    DieselPostgres, DieselSqlite, Door, Rusqlite, SeaOrm1, SeaOrm2, Sqlx8Postgres, Sqlx8Sqlite, Sqlx9Postgres,
-    Sqlx9Sqlite, TokioPostgres,
+    DieselMysql, DieselPostgres, DieselSqlite, Door, Rusqlite, SeaOrm1, SeaOrm2, Sqlx8Mysql, Sqlx8Postgres,
+    Sqlx8Sqlite, Sqlx9Mysql, Sqlx9Postgres, Sqlx9Sqlite, TokioPostgres,
 };
 
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -64,8 +64,10 @@ macro_rules! sqlx {
 }
 
 sqlx!(Sqlx8Postgres, sqlx_0_8, "BEGIN");
+sqlx!(Sqlx8Mysql, sqlx_0_8, "BEGIN");
 sqlx!(Sqlx8Sqlite, sqlx_0_8, "BEGIN IMMEDIATE");
 sqlx!(Sqlx9Postgres, sqlx_0_9, "BEGIN");
+sqlx!(Sqlx9Mysql, sqlx_0_9, "BEGIN");
 sqlx!(Sqlx9Sqlite, sqlx_0_9, "BEGIN IMMEDIATE");
 
 macro_rules! sea_orm {
@@ -122,29 +124,36 @@ impl InboxDoor for Rusqlite {
     }
 }
 
-impl InboxDoor for DieselPostgres {
-    async fn handle(&mut self, key: InboxKey, work: Work) -> Result<Handled<()>, Failure> {
-        use diesel_async::{AsyncConnection, SimpleAsyncConnection};
+macro_rules! diesel {
+    ($door:ident) => {
+        impl InboxDoor for $door {
+            async fn handle(&mut self, key: InboxKey, work: Work) -> Result<Handled<()>, Failure> {
+                use diesel_async::{AsyncConnection, SimpleAsyncConnection};
 
-        let in_transaction = self.connection.transaction::<_, diesel::result::Error, _>(async |conn| {
-            let handled = inbox::handle(conn, key, async |conn| match work {
-                Work::Execute(sql) => Ok(conn.batch_execute(sql).await?),
-                Work::Fail => Err(Failure::from(CLOSED)),
-            });
-            Ok(handled.await)
-        });
-        in_transaction.await?
-    }
+                let in_transaction = self.connection.transaction::<_, diesel::result::Error, _>(async |conn| {
+                    let handled = inbox::handle(conn, key, async |conn| match work {
+                        Work::Execute(sql) => Ok(conn.batch_execute(sql).await?),
+                        Work::Fail => Err(Failure::from(CLOSED)),
+                    });
+                    Ok(handled.await)
+                });
+                in_transaction.await?
+            }
 
-    async fn note_many(&mut self, keys: Vec<InboxKey>) -> Result<Vec<bool>, Failure> {
-        use diesel_async::AsyncConnection;
+            async fn note_many(&mut self, keys: Vec<InboxKey>) -> Result<Vec<bool>, Failure> {
+                use diesel_async::AsyncConnection;
 
-        let in_transaction = self
-            .connection
-            .transaction::<_, diesel::result::Error, _>(async |conn| Ok(inbox::note_many(conn, keys).await));
-        Ok(in_transaction.await??)
-    }
+                let in_transaction = self
+                    .connection
+                    .transaction::<_, diesel::result::Error, _>(async |conn| Ok(inbox::note_many(conn, keys).await));
+                Ok(in_transaction.await??)
+            }
+        }
+    };
 }
+
+diesel!(DieselMysql);
+diesel!(DieselPostgres);
 
 impl InboxDoor for DieselSqlite {
     async fn handle(&mut self, key: InboxKey, work: Work) -> Result<Handled<()>, Failure> {

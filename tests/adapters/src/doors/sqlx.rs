@@ -40,8 +40,10 @@ macro_rules! door {
 }
 
 door!(Sqlx8Postgres, sqlx_0_8, sqlx_0_8, Postgres, "BEGIN");
+door!(Sqlx8Mysql, sqlx_0_8, sqlx_0_8, MySql, "BEGIN");
 door!(Sqlx8Sqlite, sqlx_0_8, sqlx_0_8, Sqlite, "BEGIN IMMEDIATE");
 door!(Sqlx9Postgres, sqlx_0_9, sqlx_0_9, Postgres, "BEGIN");
+door!(Sqlx9Mysql, sqlx_0_9, sqlx_0_9, MySql, "BEGIN");
 door!(Sqlx9Sqlite, sqlx_0_9, sqlx_0_9, Sqlite, "BEGIN IMMEDIATE");
 
 /// The futures can move between threads, and a connection of its own is accepted.
