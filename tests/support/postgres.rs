@@ -266,9 +266,19 @@ impl Server {
     }
 }
 
-/// The version of psql, and of the servers.
+/// The major version of the servers.
 pub(crate) fn major_version() -> u32 {
-    let output = Command::new(bin_dir().join("psql")).arg("--version").output().expect("psql");
+    major_version_of("postgres")
+}
+
+/// The major version of psql, which may come from another package.
+pub(crate) fn psql_version() -> u32 {
+    major_version_of("psql")
+}
+
+/// From an answer such as `postgres (PostgreSQL) 14.23`.
+fn major_version_of(program: &str) -> u32 {
+    let output = Command::new(bin_dir().join(program)).arg("--version").output().expect(program);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let number = text.split_whitespace().nth(2).and_then(|version| version.split('.').next()?.parse().ok());
     number.unwrap_or_else(|| panic!("no version: {text}"))
