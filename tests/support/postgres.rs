@@ -16,6 +16,7 @@ use url::Url;
 use super::process::{Daemon, Signal};
 use super::{PATIENCE, free_port, unique};
 
+pub(crate) mod pgbouncer;
 pub(crate) mod replication;
 
 const USER: &str = "outbox";
