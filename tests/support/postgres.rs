@@ -16,6 +16,7 @@ use url::Url;
 use super::process::{Daemon, Signal};
 use super::{PATIENCE, free_port, unique};
 
+pub(crate) mod pgbouncer;
 pub(crate) mod replication;
 
 const USER: &str = "outbox";
@@ -94,15 +95,19 @@ impl Database {
 
     /// Restores a dump of this database in another, empty one.
     pub(crate) fn dump_into(&self, other: &Self) {
-        let dump = unprivileged("pg_dump").args(["--format=custom", &self.url]).output().unwrap();
+        let dump = unprivileged("pg_dump").arg(&self.url).output().unwrap();
         assert!(dump.status.success(), "pg_dump: {}", String::from_utf8_lossy(&dump.stderr));
         let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&dump.stdout).unwrap();
+        for line in dump.stdout.split_inclusive(|byte| *byte == b'\n') {
+            // A newer pg_dump sets what an older server does not know.
+            if !line.starts_with(b"SET transaction_timeout ") {
+                file.write_all(line).unwrap();
+            }
+        }
         file.rewind().unwrap();
-        let restored =
-            unprivileged("pg_restore").args(["--exit-on-error", "--dbname", &other.url]).stdin(file).output();
+        let restored = unprivileged("psql").args(["-Xq", "--set=ON_ERROR_STOP=1", &other.url]).stdin(file).output();
         let restored = restored.unwrap();
-        assert!(restored.status.success(), "pg_restore: {}", String::from_utf8_lossy(&restored.stderr));
+        assert!(restored.status.success(), "psql: {}", String::from_utf8_lossy(&restored.stderr));
     }
 }
 
@@ -266,9 +271,19 @@ impl Server {
     }
 }
 
-/// The version of psql, and of the servers.
+/// The major version of the servers.
 pub(crate) fn major_version() -> u32 {
-    let output = Command::new(bin_dir().join("psql")).arg("--version").output().expect("psql");
+    major_version_of("postgres")
+}
+
+/// The major version of psql, which may come from another package.
+pub(crate) fn psql_version() -> u32 {
+    major_version_of("psql")
+}
+
+/// From an answer such as `postgres (PostgreSQL) 14.23`.
+fn major_version_of(program: &str) -> u32 {
+    let output = Command::new(bin_dir().join(program)).arg("--version").output().expect(program);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let number = text.split_whitespace().nth(2).and_then(|version| version.split('.').next()?.parse().ok());
     number.unwrap_or_else(|| panic!("no version: {text}"))

@@ -48,6 +48,7 @@ mod outage;
 mod panics;
 mod partitions;
 mod pending;
+mod pgbouncer;
 mod publishing;
 mod rabbitmq;
 mod redis_messages;

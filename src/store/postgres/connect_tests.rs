@@ -141,7 +141,7 @@ async fn an_address_that_works_in_psql_works_here_and_no_other_does() {
         // psql looks for certificates at home.
         let home = [("HOME", servers.folder.path().to_str().unwrap())];
         let (here, there) = (is_encrypted(&url, &[]).await, psql(&url, &home, ENCRYPTED));
-        let is_known = !address.contains("require_auth") || postgres::major_version() >= KNOWS_REQUIRE_AUTH;
+        let is_known = !address.contains("require_auth") || postgres::psql_version() >= KNOWS_REQUIRE_AUTH;
         assert!(!is_known || there.as_deref().ok() == expected, "psql: {address}: {there:?}");
         assert_eq!(here.as_deref().ok(), expected, "{address}: {here:?}");
     }
@@ -166,7 +166,7 @@ async fn the_environment_says_what_the_address_leaves_open() {
         let url = servers.fill(address);
         let (here, there) = (is_encrypted(&url, &environment).await, psql(&url, &environment, ENCRYPTED));
         let asks = environment.iter().any(|(name, value)| *name == "PGREQUIREAUTH" && !value.is_empty());
-        let is_known = !asks || postgres::major_version() >= KNOWS_REQUIRE_AUTH;
+        let is_known = !asks || postgres::psql_version() >= KNOWS_REQUIRE_AUTH;
         assert!(!is_known || there.as_deref().ok() == expected, "psql: {address} {environment:?}: {there:?}");
         assert_eq!(here.as_deref().ok(), expected, "{address} {environment:?}: {here:?}");
     }

@@ -82,7 +82,7 @@ impl Fixture for PostgresFixture {
     }
 
     fn time(&self, offset_ms: i64) -> String {
-        format!("(clock_timestamp() + interval '{offset_ms} milliseconds')")
+        format!("(clock_timestamp() + {offset_ms} * interval '1 millisecond')")
     }
 
     fn nonsense(&self) -> &'static [(&'static str, &'static str)] {

@@ -86,7 +86,11 @@ impl Server {
     fn standby_of(primary: &Self) -> Self {
         let folder = new_folder();
         base_backup(primary.port, folder.path());
-        let settings = SETTINGS.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        fs::write(folder.path().join("data/standby.signal"), "").unwrap();
+        let source = format!("host=127.0.0.1 port={} user={USER}", primary.port);
+        let source = [("primary_conninfo", source.as_str()), ("primary_slot_name", SLOT)];
+        let settings =
+            SETTINGS.iter().chain(&source).map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
         let mut standby = Self { folder, port: free_port(), settings, running: None, language: None };
         assert!(standby.launch(), "the standby does not start: {}", standby.log());
         standby
@@ -154,7 +158,8 @@ fn base_backup(port: u16, folder: &Path) {
     let mut command = unprivileged("pg_basebackup");
     command.arg("-D").arg(folder.join("data"));
     command.args(["-d", &format!("host=127.0.0.1 port={port} user={USER}")]);
-    command.args(["--write-recovery-conf", "--create-slot", "--slot", SLOT, "--checkpoint=fast", "--no-sync"]);
+    // Not with --write-recovery-conf: a newer pg_basebackup would write what an older server does not know.
+    command.args(["--create-slot", "--slot", SLOT, "--checkpoint=fast", "--no-sync"]);
     let output = command.output().expect("pg_basebackup");
     assert!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
 }

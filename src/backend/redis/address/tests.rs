@@ -122,6 +122,8 @@ async fn a_password_is_read_again_for_each_connection() {
     let mut admin = servers::connect(&server.url()).await;
     let mut set = async |password: &str| {
         let () = cmd("CONFIG").arg(&["SET", "requirepass", password]).query_async(&mut admin).await.unwrap();
+        // Redis 5 requires it of connections that exist, too.
+        let () = cmd("AUTH").arg(password).query_async(&mut admin).await.unwrap();
         std::fs::write(&file, format!("{password}\n")).unwrap();
     };
     set("first").await;

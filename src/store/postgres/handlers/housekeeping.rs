@@ -79,6 +79,9 @@ const DROPPED: &str = "WITH RECURSIVE known AS (\
      SELECT k.handler::text, k.generation FROM known k WHERE k.generation <> 0 AND NOT EXISTS (\
         SELECT FROM outbox_handlers h WHERE h.name = k.handler AND h.generation = k.generation)";
 
+// Neither of these asks with EXISTS: among its columns PostgreSQL 18 may hash that, and so read a whole table, although such
+// plans are off.
+
 /// Events without deliveries, named as answers of no handler: the event's row decides once it is locked.
 async fn events_without_deliveries(store: &PostgresStore) -> Result<Vec<HandledDelivery>> {
     let (after, id) = replace(&store.rounds.events, None);
@@ -87,8 +90,8 @@ async fn events_without_deliveries(store: &PostgresStore) -> Result<Vec<HandledD
             let read = async move |conn: &mut SchemaConnection| {
                 diesel::sql_query(BY_INDEX).execute(conn).await?;
                 sql::<(Timestamptz, SqlUuid, BigInt, Bool)>(
-                    "SELECT e.created_at, e.id, coalesce(e.seq, 0), e.published_at IS NOT NULL AND NOT EXISTS (\
-                        SELECT FROM outbox_handler_deliveries d WHERE d.event_id = e.id AND d.seq = e.seq) \
+                    "SELECT e.created_at, e.id, coalesce(e.seq, 0), e.published_at IS NOT NULL AND (\
+                        SELECT true FROM outbox_handler_deliveries d WHERE d.event_id = e.id AND d.seq = e.seq LIMIT 1) IS NULL \
                      FROM outbox_events e WHERE e.status = 'processing' AND e.created_at >= ",
                 )
                 .bind::<Timestamptz, _>(after)
@@ -117,7 +120,7 @@ async fn deliveries_without_events(store: &PostgresStore) -> Result<Vec<HandledD
                 diesel::sql_query(BY_INDEX).execute(conn).await?;
                 sql::<(SqlUuid, BigInt, Text, Bool)>(
                     "SELECT d.event_id, d.seq, d.handler::text, \
-                        EXISTS (SELECT FROM outbox_events e WHERE e.id = d.event_id AND e.seq = d.seq) \
+                        (SELECT true FROM outbox_events e WHERE e.id = d.event_id AND e.seq = d.seq) IS NOT NULL \
                      FROM outbox_handler_deliveries d WHERE (d.event_id, d.seq, d.handler) > (",
                 )
                 .bind::<SqlUuid, _>(id)
