@@ -3,6 +3,7 @@
 
 mod address;
 mod admin;
+mod adopt;
 mod application;
 mod audit;
 mod change;
