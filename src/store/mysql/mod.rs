@@ -27,6 +27,8 @@ mod migrations;
 mod operating;
 mod overview;
 mod pauses;
+#[cfg(test)]
+mod plans_tests;
 mod pool;
 mod queue_position;
 mod retention;
