@@ -7,6 +7,8 @@ mod claimed;
 mod deleting;
 mod handlers;
 mod history;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(in crate::store) mod hot_path;
 mod inbox;
 mod leases;
 #[cfg(any(feature = "mysql", feature = "postgres"))]

@@ -20,19 +20,24 @@ use crate::test_outbox::{DRAIN, Written, assert_once_in_order};
 const KEYS: usize = 50;
 
 /// An outbox in a database of its own, which publishes into a stream of its own.
-struct MysqlOutbox {
-    database: Database,
+pub(crate) struct MysqlOutbox {
+    pub(crate) database: Database,
     /// The address in the settings.
     url: String,
-    stream: String,
+    pub(crate) stream: String,
     folder: TempDir,
 }
 
 impl MysqlOutbox {
-    async fn new() -> Self {
+    /// Without tables.
+    pub(crate) async fn unmigrated() -> Self {
         let database = mysql::database().await;
         let url = database.url.clone();
-        let test = Self { database, url, stream: redis::stream(), folder: tempfile::tempdir().unwrap() };
+        Self { database, url, stream: redis::stream(), folder: tempfile::tempdir().unwrap() }
+    }
+
+    async fn new() -> Self {
+        let test = Self::unmigrated().await;
         let migrated = test.outbox(&test.settings(""), &["migrate"]).output().unwrap();
         assert!(migrated.status.success(), "outbox migrate: {}", String::from_utf8_lossy(&migrated.stderr));
         test
@@ -58,13 +63,13 @@ impl MysqlOutbox {
     }
 
     /// A settings file with these lines of `[worker]`.
-    fn settings(&self, worker: &str) -> PathBuf {
+    pub(crate) fn settings(&self, worker: &str) -> PathBuf {
         let path = self.folder.path().join(unique("settings")).with_extension("toml");
         std::fs::write(&path, self.tables(worker)).unwrap();
         path
     }
 
-    fn outbox(&self, settings: &Path, arguments: &[&str]) -> Command {
+    pub(crate) fn outbox(&self, settings: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outbox"));
         for (name, _) in std::env::vars_os() {
             if name == "DATABASE_URL" || name.to_string_lossy().starts_with("OUTBOX_") {
@@ -79,7 +84,7 @@ impl MysqlOutbox {
         Running::spawn(&mut self.outbox(&self.settings(""), &["worker", "--name", name]))
     }
 
-    async fn sql(&self) -> Conn {
+    pub(crate) async fn sql(&self) -> Conn {
         self.database.connect().await
     }
 
@@ -98,7 +103,7 @@ impl MysqlOutbox {
         self.sql().await.query_drop(statement).await.unwrap();
     }
 
-    async fn unpublished(&self) -> i64 {
+    pub(crate) async fn unpublished(&self) -> i64 {
         self.number("SELECT count(*) FROM outbox_events WHERE status <> 'published'").await
     }
 
@@ -119,7 +124,7 @@ impl MysqlOutbox {
         .await;
     }
 
-    async fn length(&self) -> usize {
+    pub(crate) async fn length(&self) -> usize {
         redis::length(&mut redis::connect(&redis::url()).await, &self.stream).await
     }
 

@@ -5,6 +5,7 @@ use diesel::dsl::sql;
 use diesel::sql_types::{BigInt, Integer, Nullable, Text};
 use uuid::Uuid;
 
+use super::adopt::Adoption;
 use super::error::Failure;
 use super::server::Server;
 use super::session::Session;
@@ -28,8 +29,8 @@ const UNLOCK: &str = "DO RELEASE_LOCK(CONCAT('outbox ', SHA1(DATABASE())))";
 pub(super) struct Pending {
     server: Server,
     migrations: Vec<&'static Migration>,
-    /// The table of events was made by another program.
-    pub(super) is_foreign: bool,
+    /// The adoption of a table that another program made, or the objections.
+    adoption: Option<Result<Adoption, String>>,
 }
 
 impl Pending {
@@ -38,22 +39,42 @@ impl Pending {
         let migrations = find_pending(&MIGRATIONS, &find_applied(session).await?);
         // An interrupted migration has left a table with our columns.
         let is_foreign = has_table(session, "outbox_events").await? && !has_seq(session).await?;
-        Ok(Self { server, migrations, is_foreign })
+        let adoption = match is_foreign {
+            true => Some(Adoption::find(session, server, create_events()).await?),
+            false => None,
+        };
+        Ok(Self { server, migrations, adoption })
     }
 
     pub(super) fn problem(&self) -> Option<&'static str> {
         self.server.problem()
     }
 
-    pub(super) fn plan(&self) -> MigrationPlan {
-        let statements = self.migrations.iter().flat_map(|migration| migration.statements());
-        let steps = statements.map(|statement| MigrationStep::new(self.server.adapt(statement))).collect();
-        MigrationPlan { steps, ..MigrationPlan::default() }
+    /// Why the table cannot be adopted.
+    pub(super) fn objections(&self) -> Option<&str> {
+        self.adoption.as_ref()?.as_ref().err().map(String::as_str)
     }
 
-    /// Runs the migrations, each of which is recorded when its statements are done.
-    pub(super) async fn run(&self, session: &mut Session<'_>, watch: &ProgressFn) -> Result<(), Failure> {
+    pub(super) fn plan(&self) -> MigrationPlan {
+        let statements = self.migrations.iter().flat_map(|migration| migration.statements());
+        let adoption = self.adoption().map(Adoption::steps).unwrap_or_default();
+        let steps = statements.map(|statement| MigrationStep::new(self.server.adapt(statement)));
+        let steps = adoption.into_iter().chain(steps).collect();
+        MigrationPlan { steps, adopts: self.adoption.is_some(), ..MigrationPlan::default() }
+    }
+
+    fn adoption(&self) -> Option<&Adoption> {
+        self.adoption.as_ref()?.as_ref().ok()
+    }
+
+    /// Runs the migrations, each of which is recorded when its statements are done; returns what was done.
+    pub(super) async fn run(&self, session: &mut Session<'_>, watch: &ProgressFn) -> Result<MigrationPlan, Failure> {
         let total = self.migrations.len() as u64;
+        let mut taken_up = 0;
+        if let Some(adoption) = self.adoption() {
+            watch(MigrationProgress { what: "adopting the table", done: 0, total });
+            taken_up = adoption.run(session).await?;
+        }
         for (done, migration) in self.migrations.iter().enumerate() {
             for statement in migration.statements() {
                 let what = statement.lines().find(|line| !line.starts_with("--")).unwrap_or_default();
@@ -63,8 +84,14 @@ impl Pending {
             let record = "INSERT IGNORE INTO outbox_migrations (version) VALUES (?)";
             session.execute(Statement::<()>::new(record, [i64::from(migration.version).into()])).await?;
         }
-        Ok(())
+        Ok(MigrationPlan { taken_up, ..self.plan() })
     }
+}
+
+/// The statement that creates the table of events.
+fn create_events() -> &'static str {
+    let mut statements = MIGRATIONS.iter().flat_map(Migration::statements);
+    statements.find(|statement| statement.contains("EXISTS outbox_events (")).unwrap_or_default()
 }
 
 /// Whether this session got the lock.

@@ -3,6 +3,7 @@
 
 mod address;
 mod admin;
+mod adopt;
 mod application;
 mod audit;
 mod change;
@@ -26,6 +27,8 @@ mod migrations;
 mod operating;
 mod overview;
 mod pauses;
+#[cfg(test)]
+mod plans_tests;
 mod pool;
 mod queue_position;
 mod retention;

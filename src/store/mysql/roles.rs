@@ -44,8 +44,7 @@ impl SchemaStore for MysqlStore {
         let migrated = async {
             let pending = migrations::Pending::find(&mut session).await.map_err(|failure| session.error(failure))?;
             self.check(&pending)?;
-            pending.run(&mut session, watch).await.map_err(|failure| session.error(failure))?;
-            Ok(pending.plan())
+            pending.run(&mut session, watch).await.map_err(|failure| session.error(failure))
         };
         let migrated = migrated.await;
         // The end of the connection also frees the lock.
@@ -69,9 +68,8 @@ impl MysqlStore {
         if let Some(problem) = pending.problem() {
             return Err(StoreError::Unsuitable { target: target(), problem: problem.to_owned() });
         }
-        if pending.is_foreign {
-            let objections = "it has no column `seq`".to_owned();
-            return Err(StoreError::NotAdoptable { target: target(), objections });
+        if let Some(objections) = pending.objections() {
+            return Err(StoreError::NotAdoptable { target: target(), objections: objections.to_owned() });
         }
         Ok(())
     }

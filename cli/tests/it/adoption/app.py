@@ -14,8 +14,17 @@ import redis
 from django.conf import settings
 
 DATABASE = urlsplit(os.environ["DATABASE_URL"])
+ON_POSTGRES = DATABASE.scheme.startswith("postgres")
 REDIS = urlsplit(os.environ["REDIS_URL"])
 STREAM = os.environ["STREAM"]
+
+
+if not ON_POSTGRES:
+    # Django names mysqlclient, which has to be compiled.
+    import pymysql
+
+    pymysql.version_info = (2, 2, 1, "final", 0)
+    pymysql.install_as_MySQLdb()
 
 
 def backend(stream):
@@ -33,7 +42,7 @@ settings.configure(
     ],
     DATABASES={
         "default": {
-            "ENGINE": "django.db.backends.postgresql",
+            "ENGINE": "django.db.backends." + ("postgresql" if ON_POSTGRES else "mysql"),
             "NAME": DATABASE.path.lstrip("/"),
             "USER": DATABASE.username,
             "PASSWORD": DATABASE.password or "",
@@ -57,7 +66,8 @@ from django_broadcaster.models import OutboxEvent  # noqa: E402
 from django_broadcaster.publishers import publisher  # noqa: E402
 
 DEEP = None
-for level in range(60):
+# MariaDB's JSON has 32 levels.
+for level in range(60 if ON_POSTGRES else 14):
     DEEP = {"level": level, "inner": [DEEP]}
 
 DATA = [

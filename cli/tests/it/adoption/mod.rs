@@ -2,6 +2,7 @@
 
 mod django;
 mod interrupted;
+mod mysql;
 mod refused;
 mod same_entries;
 mod there_and_back;

@@ -159,18 +159,25 @@ fn ranges(reading: &Reading<'_>) -> Statement<Placed> {
     Statement::built(parts.join(" UNION ALL "), values)
 }
 
+/// The first of each shard, found in the index alone: the server reads those of every shard, whatever the limit of all is.
 fn retries(reading: &Reading<'_>) -> Statement<Placed> {
     let request = reading.request;
     let passed = i64::try_from(request.passed_retries.len()).unwrap_or(i64::MAX);
-    let shards: Vec<String> = request.retry_shards.iter().map(i16::to_string).collect();
+    let limit = reading.sql_limit(request.retry_limit).saturating_add(passed);
+    let first_of = |shard: &i16| {
+        format!(
+            "(SELECT e.id FROM outbox_events e FORCE INDEX (outbox_events_retry) WHERE e.publisher_backend = ? \
+             AND e.shard = {shard} AND e.due_again_at <= UTC_TIMESTAMP(6) ORDER BY e.due_again_at LIMIT {limit})"
+        )
+    };
+    let shards: Vec<String> = request.retry_shards.iter().map(first_of).collect();
     let sql = format!(
-        "SELECT e.shard, {COLUMNS} FROM outbox_events e FORCE INDEX (outbox_events_retry) \
-         WHERE e.publisher_backend = ? AND e.shard IN ({}) AND e.due_again_at <= UTC_TIMESTAMP(6) \
-         ORDER BY e.due_again_at, e.seq LIMIT {}",
-        shards.join(", "),
-        reading.sql_limit(request.retry_limit).saturating_add(passed)
+        "SELECT e.shard, {COLUMNS} FROM ({} LIMIT {limit}) AS due \
+         STRAIGHT_JOIN outbox_events e FORCE INDEX (PRIMARY) ON e.id = due.id",
+        shards.join(" UNION ALL ")
     );
-    Statement::built(sql, [request.lane.as_ref().into()])
+    let lane = || Value::from(request.lane.as_ref());
+    Statement::built(sql, shards.iter().map(|_| lane()).collect::<Vec<_>>())
 }
 
 fn keys(reading: &Reading<'_>) -> Statement<Placed> {
