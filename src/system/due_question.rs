@@ -156,7 +156,7 @@ impl Poller {
         for lane in self.lanes().filter(|lane| asked.contains(lane.in_flight.lane())) {
             match found.get(lane.in_flight.lane()) {
                 Some(kinds) => lane.reader.note_due(kinds, began, now),
-                None if lane.can_be_covered(now) => lane.reader.note_nothing_due(now, limit),
+                None if lane.can_be_covered(now) => lane.reader.note_nothing_due(began, now, limit),
                 None => lane.reader.uncover(),
             }
         }

@@ -182,6 +182,7 @@ impl Poller {
                 lane.reader.schedule_fetch_at(now);
                 if *wakeup == Wakeup::EveryLane {
                     lane.reader.hurry_sweep(now);
+                    lane.reader.uncover();
                 }
             }
         }

@@ -300,3 +300,19 @@ async fn events_that_an_operator_replays_or_retries_are_sent_without_a_poll() {
     eventually("the event is published", PATIENCE, async || test.unpublished().await == 0).await;
     outbox.shutdown().await.unwrap();
 }
+
+/// The answer that nothing is due replaces polls and sweeps until the next question, in an hour.
+#[tokio::test]
+async fn an_operators_replay_is_sent_by_a_worker_that_knew_that_nothing_was_due() {
+    let test = TestOutbox::new().await;
+    test.insert(1, 1).await;
+    test.drain(&test.settings().write()).await;
+    let _worker = listening_worker(&test).await;
+    let asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+        AND state = 'idle' AND query LIKE '%any_event%'";
+    eventually("the worker has asked what is due", PATIENCE, async || test.number(asked).await > 0).await;
+    let id = test.event_ids().await.remove(0);
+    test.run(&["events", "replay", &id]).await;
+    test.wait_length(2).await;
+    test.wait_published().await;
+}

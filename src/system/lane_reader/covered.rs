@@ -27,11 +27,15 @@ impl LaneReader {
         self.covered_until = Some(now.after(limit));
     }
 
-    /// Notes that nothing is due in the lane, whether before its cursors or behind them. Until the next answer is late, it
-    /// neither polls nor sweeps.
-    pub(crate) fn note_nothing_due(&mut self, now: BootInstant, limit: Duration) {
+    /// Notes the answer to a question that began `at`: nothing is due in the lane, whether before its cursors or behind them.
+    /// Until the next answer is late, it neither polls nor sweeps.
+    pub(crate) fn note_nothing_due(&mut self, at: BootInstant, now: BootInstant, limit: Duration) {
         self.was_due = false;
-        self.cover(now, limit);
+        match self.hurried_at.is_some_and(|hurried| hurried >= at) {
+            // It may have been read before the change that is swept for.
+            true => self.uncover(),
+            false => self.cover(now, limit),
+        }
     }
 
     pub(crate) fn uncover(&mut self) {

@@ -28,7 +28,7 @@ fn a_covered_lane_neither_polls_nor_sweeps_until_an_answer_is_late() {
     let (mut lane, mut now) = idle();
     for _ in 0..100 {
         assert!(lane.can_be_asked(now));
-        lane.note_nothing_due(now, LIMIT);
+        lane.note_nothing_due(now, now, LIMIT);
         now = now.after(MS * 100);
         assert!(lane.rests(now) && fetches(&mut lane, now).is_none());
     }
@@ -41,11 +41,11 @@ fn a_covered_lane_neither_polls_nor_sweeps_until_an_answer_is_late() {
 #[test]
 fn what_is_announced_or_comes_due_here_is_fetched_from_a_covered_lane() {
     let (mut lane, now) = idle();
-    lane.note_nothing_due(now, LIMIT);
+    lane.note_nothing_due(now, now, LIMIT);
     lane.schedule_fetch_at(now);
     assert!(!lane.rests(now) && !lane.can_be_asked(now));
     assert!(fetches(&mut lane, now).is_some_and(|plan| plan.retry_shards.is_empty()));
-    lane.note_nothing_due(now, LIMIT);
+    lane.note_nothing_due(now, now, LIMIT);
     lane.retries_at(now.after(MS * 10));
     assert!(fetches(&mut lane, now).is_none());
     assert!(fetches(&mut lane, now.after(MS * 10)).is_some_and(|plan| !plan.retry_shards.is_empty()));
@@ -54,7 +54,7 @@ fn what_is_announced_or_comes_due_here_is_fetched_from_a_covered_lane() {
 #[test]
 fn what_a_question_finds_is_fetched_and_swept_for_immediately() {
     let (mut lane, now) = idle();
-    lane.note_nothing_due(now, LIMIT);
+    lane.note_nothing_due(now, now, LIMIT);
     let later = now.after(MS * 900);
     lane.cover(later, LIMIT);
     lane.note_due(&[DueKind::Pending], later, later);
@@ -72,8 +72,21 @@ fn a_lane_in_which_due_events_wait_polls_by_itself() {
     lane.note_due(&[DueKind::Retry], now, now);
     while fetches(&mut lane, now).is_some() {}
     assert!(!lane.can_be_asked(now) && lane.can_be_asked(now.after(ASK_AGAIN)));
-    lane.note_nothing_due(now, LIMIT);
+    lane.note_nothing_due(now, now, LIMIT);
     lane.note_due(&[DueKind::Pending], now.after(ASK_AGAIN), now.after(ASK_AGAIN));
     while fetches(&mut lane, now.after(ASK_AGAIN)).is_some() {}
     assert!(lane.can_be_asked(now.after(ASK_AGAIN)));
+}
+
+#[test]
+fn an_answer_from_before_a_hurried_sweep_does_not_put_it_off() {
+    let (mut lane, now) = idle();
+    lane.cover(now, LIMIT * 60);
+    lane.hurry_sweep(now.after(MS));
+    lane.note_nothing_due(now, now.after(MS * 2), LIMIT * 60);
+    let soon = now.after(LIMIT * 2);
+    let plans: Vec<FetchPlan> = std::iter::from_fn(|| fetches(&mut lane, soon)).collect();
+    assert!(plans.iter().any(FetchPlan::is_sweep), "{plans:?}");
+    lane.note_nothing_due(soon, soon, LIMIT * 60);
+    assert!(lane.rests(soon.after(LIMIT)), "an answer from after it covers the lane");
 }

@@ -138,6 +138,8 @@ pub(crate) struct LaneReader {
     next_sweep: BootInstant,
     /// Something behind the cursors was changed, perhaps during a sweep.
     sweeps_again: bool,
+    /// When that was noted last.
+    hurried_at: Option<BootInstant>,
     /// Until when the sweep pauses whatever happens, so that it takes only a part of the time.
     sweep_rests_until: BootInstant,
     /// A fetch preceded a sweep that is due; the next one does not.
@@ -178,6 +180,7 @@ impl LaneReader {
             passed_retries: PassedRetries::default(),
             next_sweep: now,
             sweeps_again: false,
+            hurried_at: None,
             sweep_rests_until: now,
             sweep_is_next: false,
             has_read: false,

@@ -82,7 +82,7 @@ impl LaneReader {
     /// Sweeps within a second, and once more if a sweep is under way: events behind the cursors were changed, as by an
     /// operator's retry. At most one sweep a second, because commits can cause this too.
     pub(crate) fn hurry_sweep(&mut self, now: BootInstant) {
-        self.sweeps_again = true;
+        (self.sweeps_again, self.hurried_at) = (true, Some(now));
         self.next_sweep = self.next_sweep.min(now.after(IDLE_PAUSE)).max(self.sweep_rests_until);
     }
 
