@@ -1,6 +1,7 @@
 //! Publishing on plain diesel connections: the same as [`publish`](crate::publish()) without async.
 //!
-//! Any diesel connection to PostgreSQL or SQLite works, including a pool's guard; this crate itself does not need libpq.
+//! Any diesel connection to PostgreSQL, SQLite or MariaDB works, including a pool's guard; this crate itself needs neither
+//! libpq nor libmysqlclient.
 
 use diesel::connection::LoadConnection;
 use diesel::result::QueryResult;

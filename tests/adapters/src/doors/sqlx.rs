@@ -1,4 +1,4 @@
-//! Both versions of sqlx, with both databases.
+//! Both versions of sqlx, with every database.
 
 use actix_outbox::{NewEvent, PublishError, sqlx_0_8, sqlx_0_9};
 use uuid::Uuid;
