@@ -21,6 +21,13 @@ impl BootInstant {
         Self(self.0 + span)
     }
 
+    /// This instant or the next one that is a multiple of a span.
+    pub(crate) fn rounded_up(self, span: Duration) -> Self {
+        let span = span.as_nanos().max(1);
+        let missing = (span - self.0.as_nanos() % span) % span;
+        Self(self.0 + Duration::from_nanos(u64::try_from(missing).unwrap_or(0)))
+    }
+
     /// The time from `earlier` to this; zero if `earlier` is later.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)

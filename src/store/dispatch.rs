@@ -146,9 +146,18 @@ pub(crate) struct RowPlace(pub(crate) [u8; 6]);
 pub(crate) struct Blockers {
     /// The first unsettled event before each event, by key.
     pub(crate) found: HashMap<String, Blocker>,
-    /// Whatever earlier transactions have written, the snapshot shows, and no event of the lane is a retry or, if failed events
-    /// block, has failed and holds its key. `None`: the database does not tell, or there is one.
-    pub(crate) shows_before: Option<TransactionId>,
+    /// What the snapshot shows, if no event of the lane is a retry or, if failed events block, has failed and holds its key.
+    /// `None`: the database does not tell, or there is one.
+    pub(crate) snapshot: Option<Snapshot>,
+}
+
+/// What a query could see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    /// Whatever earlier transactions have written.
+    pub(crate) shows_before: TransactionId,
+    /// The database's clock: an event that is scheduled later was not due.
+    pub(crate) at: i64,
 }
 
 /// The blockers by key.

@@ -57,15 +57,16 @@ impl Lane {
         }
         in_flight.forget_blocked_keys(&reader.set_open(&open_and_leased(context, in_flight, now)));
         reader.rewind(&in_flight.take_rewinds());
-        if let Some(at) = in_flight.take_next_retry() {
-            reader.retries_at(at);
-        }
+        reader.note_retries(in_flight.take_retries());
         let credit = &publisher.credit;
         let most_ahead = publisher.most_ahead();
         // One event may pass whatever its size, or it would wait forever.
         let affordable = reader.affordable(in_one_fetch(credit.bytes_left())).max(usize::from(credit.is_whole()));
-        let budget =
-            credit.events_left().min(affordable).min(MAX_FETCH).min(most_ahead.saturating_sub(in_flight.len()));
+        let budget = credit
+            .events_left()
+            .min(affordable)
+            .min(MAX_FETCH)
+            .min(most_ahead.saturating_sub(in_flight.on_their_way()));
         let budget = context.quota.as_ref().map_or(budget, |quota| budget.min(quota.left()));
         // A backlog is read in parts that are worth a round trip.
         let affordable = reader.affordable(in_one_fetch(credit.most_bytes));

@@ -50,6 +50,7 @@ mod reconnect;
 mod refusals;
 mod registry;
 mod retry;
+mod retry_times;
 mod routing;
 mod settle_queue;
 mod starting;

@@ -174,7 +174,10 @@ impl Poller {
             // What is covered is fetched if the question finds anything there.
             return self.lanes().for_each(|lane| match lane.can_be_covered(now) {
                 true => lane.reader.schedule_uncovered_fetch_at(now),
-                false => lane.reader.schedule_fetch_at(now),
+                false => {
+                    lane.reader.schedule_fetch_at(now);
+                    lane.reader.uncover();
+                }
             });
         }
         for lane in self.lanes() {

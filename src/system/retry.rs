@@ -10,6 +10,7 @@ use super::completer::{AGAIN_INTERVAL, by_publisher, note_settled, outcomes_of};
 use super::context::SystemContext;
 use super::death_watch::{DeathWatch, panics_on_demand};
 use super::delivery::Delivery;
+use super::in_flight::InFlight;
 use super::messages::{ActorKind, Cause, Failed, Failure};
 use super::reconnect::retry_until_recorded;
 use super::settle_queue::{SettleBatch, SettleJob, SettleQueue};
@@ -94,7 +95,12 @@ impl Retry {
             note_retry(context, &settle);
         }
         let holds_key = !settle.holds_for_handlers && context.settings.holds_on_failure(&settle.shard.lane);
+        let key = delivery.key().to_owned();
         delivery.settled(settle.status != Status::Failed || holds_key);
+        // It may have waited for an event that was recorded before it.
+        if settle.status == Status::Pending && !key.is_empty() {
+            in_flight_of(context, &settle).inspect(|in_flight| in_flight.reread_key(&key));
+        }
     }
 }
 
@@ -183,10 +189,14 @@ fn log_refusal(context: &SystemContext, delivery: &Delivery, settle: &FailureRec
 }
 
 fn note_retry(context: &SystemContext, settle: &FailureRecord) {
-    let lane = &settle.shard.lane;
-    if let Some(in_flight) = context.publisher_of(lane).and_then(|publisher| publisher.in_flight(lane)) {
+    if let Some(in_flight) = in_flight_of(context, settle) {
         in_flight.note_retry(BootInstant::now().after(settle.delay));
     }
+}
+
+fn in_flight_of<'a>(context: &'a SystemContext, settle: &FailureRecord) -> Option<&'a Arc<InFlight>> {
+    let lane = &settle.shard.lane;
+    context.publisher_of(lane)?.in_flight(lane)
 }
 
 /// The record of a failure.

@@ -34,7 +34,7 @@ pub(super) fn find_blockers(
             let first = unsettled.into_iter().chain(failed).min_by_key(|blocker| blocker.position);
             blockers.extend(first.map(|blocker| (question.key.clone(), blocker)));
         }
-        Ok(Blockers { found: blockers, shows_before: None })
+        Ok(Blockers { found: blockers, snapshot: None })
     })
 }
 

@@ -45,7 +45,7 @@ impl Asking {
         self.now = self.now.after(took);
         match answer {
             Some(blockers) => {
-                let answer = Blockers { found: blockers.clone(), shows_before: None };
+                let answer = Blockers { found: blockers.clone(), snapshot: None };
                 fetch.note_answer(&answer, self.now);
             }
             None => fetch.note_no_answer(self.now),

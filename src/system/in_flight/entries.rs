@@ -11,6 +11,7 @@ use super::free::FreeKeys;
 use super::{DeliveryState, SessionId};
 use crate::clock::BootInstant;
 use crate::store::{FetchedRow, Position};
+use crate::system::retry_times::RetryTimes;
 
 /// The most keys that are remembered because their events wait behind the cursor; more are left to the sweep.
 const MAX_BLOCKED_KEYS: usize = 10_000;
@@ -120,7 +121,7 @@ pub(super) struct Inner {
     pub(super) awaiting_older_fetches: VecDeque<(u64, Uuid)>,
     pub(super) released: HashMap<Arc<str>, Released, RandomState>,
     pub(super) rewinds: HashMap<i16, Position>,
-    pub(super) next_retry: Option<BootInstant>,
+    pub(super) retries: RetryTimes,
     pub(super) blocked_keys: HashMap<String, i16>,
     pub(super) keys_to_reread: BTreeSet<String>,
     /// Blocked keys with very many events: most sweeps leave them out.

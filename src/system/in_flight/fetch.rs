@@ -146,10 +146,10 @@ impl Fetch {
     pub(crate) fn note_answer(&self, blockers: &Blockers, now: BootInstant) {
         let mut inner = self.in_flight.lock();
         inner.cleared.note(&self.asked, blockers, now.since(self.asked_at), now);
-        if let Some(shows_before) = blockers.shows_before {
+        if let Some(snapshot) = blockers.snapshot {
             let is_free = |(key, asked): &(&String, &AskedRange)| asked.is_whole && !blockers.contains_key(*key);
             let free = self.asked.iter().filter(is_free).map(|(key, _)| key.clone());
-            inner.free.note(free, shows_before, self.forgotten, self.asked_at);
+            inner.free.note(free, snapshot, self.forgotten, self.asked_at);
         }
     }
 
@@ -184,6 +184,9 @@ impl Fetch {
         for row in rows {
             let Some(session) = self.still_open(&inner, row.shard) else {
                 inner.rewind(row.shard, row.position);
+                if row.retry {
+                    inner.retries.note(BootInstant::now());
+                }
                 inner.free.forget_key(&row.partition_key);
                 continue;
             };
@@ -258,7 +261,12 @@ impl Fetch {
             let (position, shard) = (blocker.position, row.shard);
             inner.note_repetition(blocker.id, Repetition { position, shard, key: key.into() });
         }
-        if overtakes || blocker.is_some_and(|blocker| blocker.due && !inner.events.contains_key(&blocker.id)) {
+        // One that was recorded since the query blocks no more, and nothing else would have the key read again.
+        let is_in_flight = |blocker: &Blocker| {
+            let entry = inner.events.get(&blocker.id);
+            entry.is_some_and(|entry| entry.state != DeliveryState::Settled { blocks: false })
+        };
+        if overtakes || blocker.is_some_and(|blocker| blocker.due && !is_in_flight(blocker)) {
             inner.keys_to_reread.insert(key.to_owned());
         }
         true

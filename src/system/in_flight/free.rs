@@ -1,8 +1,8 @@
 //! Keys that were free a moment ago: no unsettled event of the key was in the database, except those in flight. Most queries
 //! for blockers would find the same again.
 //!
-//! A free key's event needs no query if its row was visible when the key was found to be free. What could precede it is then
-//! one of three:
+//! A free key's event needs no query if its row was visible, and due, when the key was found to be free. What could precede it
+//! is then one of three:
 //!
 //! - an event that was visible too, behind the cursor: the query covered it, so it was in flight. If it is released or rejected,
 //!   the key is forgotten, and with its shard's session all keys are;
@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::clock::BootInstant;
-use crate::store::{FetchedRow, TransactionId};
+use crate::store::{FetchedRow, Snapshot};
 
 /// How long a key counts as free.
 const MOMENT: Duration = Duration::from_millis(250);
@@ -26,8 +26,7 @@ const MOST_KEYS: usize = 10_000;
 
 #[derive(Debug, Clone, Copy)]
 struct Free {
-    /// What earlier transactions wrote was visible.
-    shows_before: TransactionId,
+    snapshot: Snapshot,
     until: BootInstant,
 }
 
@@ -41,7 +40,10 @@ pub(super) struct FreeKeys {
 impl FreeKeys {
     /// Whether nothing can precede the row in its key's order, other than events that are in flight or in the same fetch.
     pub(super) fn has(&self, row: &FetchedRow, now: BootInstant) -> bool {
-        let is_old = |free: &Free| row.version.is_some_and(|version| version.is_before(free.shows_before));
+        let is_old = |Free { snapshot, .. }: &Free| {
+            let was_due = row.position.scheduled_at <= snapshot.at;
+            was_due && row.version.is_some_and(|version| version.is_before(snapshot.shows_before))
+        };
         row.in_range && self.known.get(&row.partition_key).is_some_and(|free| now < free.until && is_old(free))
     }
 
@@ -49,7 +51,7 @@ impl FreeKeys {
     pub(super) fn note(
         &mut self,
         keys: impl Iterator<Item = String>,
-        shows_before: TransactionId,
+        snapshot: Snapshot,
         forgotten: u64,
         now: BootInstant,
     ) {
@@ -60,7 +62,7 @@ impl FreeKeys {
             if self.known.len() >= MOST_KEYS {
                 self.known.clear();
             }
-            self.known.insert(key, Free { shows_before, until: now.after(MOMENT) });
+            self.known.insert(key, Free { snapshot, until: now.after(MOMENT) });
         }
     }
 

@@ -5,13 +5,21 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::fixtures;
-use crate::store::{Blocker, Blockers, FetchedRow, TransactionId};
+use crate::store::{Blocker, Blockers, FetchedRow, Snapshot, TransactionId};
 use crate::system::credit::{Credit, CreditPermit};
 use crate::system::delivery::Delivery;
 
 const SHARD: i16 = 3;
 const KEY: &str = "k";
 const END: Position = Position { scheduled_at: i64::MAX, seq: i64::MAX };
+
+/// The time of all queries.
+const CLOCK: i64 = 100;
+
+/// What a query could see.
+fn shown(before: u32) -> Snapshot {
+    Snapshot { shows_before: TransactionId(before), at: CLOCK }
+}
 
 /// A row that a transaction wrote.
 fn row(scheduled_at: i64, version: u32) -> FetchedRow {
@@ -38,11 +46,7 @@ impl Lane {
     /// Fetches rows; a query finds nothing, in a snapshot that shows transactions before `shows_before`. Returns the deliveries,
     /// and whether there was a query.
     fn fetch(&self, rows: &[&FetchedRow], shows_before: u32) -> (Vec<Delivery>, bool) {
-        self.fetch_to(
-            rows,
-            Some(END),
-            Blockers { found: HashMap::new(), shows_before: Some(TransactionId(shows_before)) },
-        )
+        self.fetch_to(rows, Some(END), Blockers { found: HashMap::new(), snapshot: Some(shown(shows_before)) })
     }
 
     fn fetch_to(&self, rows: &[&FetchedRow], read_to: Option<Position>, answer: Blockers) -> (Vec<Delivery>, bool) {
@@ -87,13 +91,22 @@ fn an_event_that_the_query_did_not_see_needs_one_of_its_own() {
     assert!(lane.fetch(&[&retry], 20).1);
 }
 
+/// Another event, scheduled before it, could have been committed meanwhile, and be behind the cursor.
+#[test]
+fn an_event_that_was_not_due_at_the_query_needs_one_of_its_own() {
+    let (lane, _in_flight) = Lane::with_free_key();
+    assert!(lane.fetch(&[&row(CLOCK + 1, 5)], 20).1);
+    let (lane, _in_flight) = Lane::with_free_key();
+    assert!(!lane.fetch(&[&row(CLOCK, 5)], 20).1);
+}
+
 #[test]
 fn a_query_that_found_something_or_not_all_of_the_key_shows_nothing() {
     let first = row(5, 5);
     let blocker = Blocker { id: Uuid::nil(), position: row(9, 1).position, due: true };
-    let found = Blockers { found: HashMap::from([(KEY.to_owned(), blocker)]), shows_before: Some(TransactionId(10)) };
-    let nothing = Blockers { found: HashMap::new(), shows_before: Some(TransactionId(10)) };
-    let untold = Blockers { found: HashMap::new(), shows_before: None };
+    let found = Blockers { found: HashMap::from([(KEY.to_owned(), blocker)]), snapshot: Some(shown(10)) };
+    let nothing = Blockers { found: HashMap::new(), snapshot: Some(shown(10)) };
+    let untold = Blockers { found: HashMap::new(), snapshot: None };
     for (read_to, answer) in [(Some(END), found), (None, nothing), (Some(END), untold)] {
         let lane = Lane::new();
         let (deliveries, _) = lane.fetch_to(&[&first], read_to, answer);
@@ -148,7 +161,7 @@ fn an_answer_does_not_count_if_an_event_was_released_meanwhile() {
     let rows = vec![row(2, 9)];
     assert!(!fetch.questions(&rows, lane.now, true).is_empty());
     drop(deliveries);
-    fetch.note_answer(&Blockers { found: HashMap::new(), shows_before: Some(TransactionId(10)) }, lane.now);
+    fetch.note_answer(&Blockers { found: HashMap::new(), snapshot: Some(shown(10)) }, lane.now);
     drop(fetch);
     lane.in_flight.open(SHARD, 2);
     assert!(lane.fetch(&[&row(2, 9)], 20).1);
@@ -210,7 +223,7 @@ async fn an_event_behind_the_cursor_is_found_by_the_one_that_was_written_after_i
     assert!(asked && waiting.is_empty(), "the event from 50 seconds ago comes first");
 
     // Fetches do not return these in their order: one could be passed by, in front of the cursor.
-    let shows = async |holds: bool| store.blockers(&lane, holds, &[]).await.unwrap().shows_before.is_some();
+    let shows = async |holds: bool| store.blockers(&lane, holds, &[]).await.unwrap().snapshot.is_some();
     assert!(shows(false).await && shows(true).await);
     sql.batch_execute("UPDATE outbox_events SET status = 'retry', retry_at = now() + interval '1 hour'").await.unwrap();
     assert!(!shows(false).await, "retries");

@@ -31,6 +31,7 @@ pub(crate) use self::fetch::{Admitted, Fetch};
 use crate::clock::BootInstant;
 use crate::fault_injection::{self, ProtocolRule};
 use crate::store::{KeyStart, LaneName, Position, Shard};
+use crate::system::retry_times::RetryTimes;
 
 /// The session under which a shard is open. Fetches, deliveries and batches belong together if theirs is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +81,8 @@ impl InFlight {
         inner.sessions += 1;
         let number = inner.sessions;
         inner.open.insert(shard, SessionId { epoch, number });
+        // Those that came due while it was closed were not found.
+        inner.retries.note(BootInstant::now());
         inner.free.forget();
     }
 
@@ -110,7 +113,7 @@ impl InFlight {
     /// Whether no event is in memory, and nothing was noted that a fetch must know.
     pub(crate) fn has_nothing_to_do(&self) -> bool {
         let inner = self.lock();
-        let is_noted = !inner.keys_to_reread.is_empty() || !inner.rewinds.is_empty() || inner.next_retry.is_some();
+        let is_noted = !inner.keys_to_reread.is_empty() || !inner.rewinds.is_empty() || !inner.retries.is_empty();
         inner.events.is_empty() && !is_noted
     }
 
@@ -122,6 +125,12 @@ impl InFlight {
 
     pub(crate) fn len(&self) -> usize {
         self.lock().events.len()
+    }
+
+    /// The events in memory whose outcome can be recorded, as far as is known.
+    pub(crate) fn on_their_way(&self) -> usize {
+        let inner = self.lock();
+        inner.events.len() - inner.unwritable
     }
 
     // Fetches.
@@ -156,19 +165,20 @@ impl InFlight {
 
     /// Notes when a retry comes due.
     pub(crate) fn note_retry(&self, at: BootInstant) {
-        let mut inner = self.lock();
-        inner.next_retry = Some(inner.next_retry.map_or(at, |next| next.min(at)));
+        self.lock().retries.note(at);
     }
 
-    /// When the first of the noted retries comes due.
-    pub(crate) fn take_next_retry(&self) -> Option<BootInstant> {
-        self.lock().next_retry.take()
+    /// When the noted retries come due.
+    pub(in crate::system) fn take_retries(&self) -> RetryTimes {
+        std::mem::take(&mut self.lock().retries)
     }
 
     /// Has a shard read again from a position, where an event was moved to.
     pub(crate) fn read_from(&self, shard: i16, position: Position) {
         let mut inner = self.lock();
         inner.rewind(shard, position);
+        // It may be a retry.
+        inner.retries.note(BootInstant::now());
         inner.free.forget();
     }
 
@@ -323,6 +333,9 @@ impl InFlight {
         let mut inner = self.lock();
         let Some(entry) = inner.remove(id) else { return };
         inner.rewind(entry.shard, entry.position);
+        if entry.retry {
+            inner.retries.note(BootInstant::now());
+        }
         if let Some(key) = &entry.key {
             inner.free.forget_key(key);
         }

@@ -109,6 +109,20 @@ fn a_delivery_of_an_earlier_session_is_not_current() {
     assert!(!delivery.is_current(), "the epoch is the same, the session is not");
 }
 
+#[test]
+fn an_event_behind_one_that_is_recorded_while_it_is_read_is_read_again() {
+    let in_flight = in_flight();
+    let (first, second) = (row(1, "k"), row(2, "k"));
+    let mut delivery = admit_one(&in_flight, &first);
+    delivery.reject();
+    let mut fetch = in_flight.begin_fetch();
+    fetch.questions(std::slice::from_ref(&second), BootInstant::now(), true);
+    let blocker = Blocker { id: first.id, position: first.position, due: true };
+    delivery.settled(false);
+    assert!(fetch.admit(vec![second], &HashMap::from([("k".to_owned(), blocker)]), permit).deliveries.is_empty());
+    assert_eq!(keys_to_reread(&in_flight, 10), ["k"]);
+}
+
 // R2.
 
 #[test]

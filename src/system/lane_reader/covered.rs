@@ -31,7 +31,7 @@ impl LaneReader {
     /// Until the next answer is late, it neither polls nor sweeps.
     pub(crate) fn note_nothing_due(&mut self, at: BootInstant, now: BootInstant, limit: Duration) {
         self.was_due = false;
-        match self.hurried_at.is_some_and(|hurried| hurried >= at) {
+        match self.hurried_at.is_some_and(|hurried| hurried > at) {
             // It may have been read before the change that is swept for.
             true => self.uncover(),
             false => self.cover(now, limit),
@@ -69,7 +69,7 @@ impl LaneReader {
     }
 
     pub(super) fn are_retries_due(&self, now: BootInstant) -> bool {
-        let has_own = self.own_retries.is_some_and(|own| now >= own);
+        let has_own = self.own_retries.is_due(now);
         has_own || now >= self.next_retries && !self.is_covered(now)
     }
 

@@ -48,7 +48,7 @@ fn what_is_announced_or_comes_due_here_is_fetched_from_a_covered_lane() {
     lane.note_nothing_due(now, now, LIMIT);
     lane.retries_at(now.after(MS * 10));
     assert!(fetches(&mut lane, now).is_none());
-    assert!(fetches(&mut lane, now.after(MS * 10)).is_some_and(|plan| !plan.retry_shards.is_empty()));
+    assert!(fetches(&mut lane, now.after(MS * 30)).is_some_and(|plan| !plan.retry_shards.is_empty()));
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub(super) use self::parts::{MOST as MOST_PARTS, SHORT, part};
 use self::passed::PassedRetries;
 use super::debounce::interval;
 use super::in_flight::SessionId;
+use super::retry_times::RetryTimes;
 use crate::clock::BootInstant;
 use crate::store::{FetchResult, Position, Range};
 
@@ -133,7 +134,7 @@ pub(crate) struct LaneReader {
     not_before: BootInstant,
     next_retries: BootInstant,
     /// When this worker's own retries come due.
-    own_retries: Option<BootInstant>,
+    own_retries: RetryTimes,
     passed_retries: PassedRetries,
     next_sweep: BootInstant,
     /// Something behind the cursors was changed, perhaps during a sweep.
@@ -176,7 +177,7 @@ impl LaneReader {
             polls: false,
             not_before: now,
             next_retries: now,
-            own_retries: None,
+            own_retries: RetryTimes::default(),
             passed_retries: PassedRetries::default(),
             next_sweep: now,
             sweeps_again: false,
@@ -238,7 +239,11 @@ impl LaneReader {
 
     /// Notes when a retry comes due.
     pub(crate) fn retries_at(&mut self, at: BootInstant) {
-        self.own_retries = Some(self.own_retries.map_or(at, |own| own.min(at)));
+        self.own_retries.note(at);
+    }
+
+    pub(super) fn note_retries(&mut self, times: RetryTimes) {
+        self.own_retries.note_all(times);
     }
 
     /// Notes retries that were read and must wait. If there may be more, the next fetch passes them.
@@ -284,7 +289,7 @@ impl LaneReader {
         let retry_shards = if wanted[1] && retries > 0 { self.shards.keys().copied().collect() } else { Vec::new() };
         if !retry_shards.is_empty() {
             self.next_retries = now.after(self.poll_interval.max(RETRY_INTERVAL));
-            self.own_retries = self.own_retries.filter(|own| *own > now);
+            self.own_retries.pass(now);
         }
         Some(FetchPlan {
             purpose: Purpose::Forward,

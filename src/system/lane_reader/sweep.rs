@@ -64,6 +64,9 @@ impl LaneReader {
     pub(crate) fn note_failed_fetch(&mut self, plan: &FetchPlan, late: bool, now: BootInstant) {
         // The next fetch reads what this one should have read.
         self.schedule_fetch_at(plan.began);
+        if !plan.retry_shards.is_empty() {
+            self.retries_at(plan.began);
+        }
         match plan.purpose {
             Purpose::Forward if late => self.divide_walk(plan),
             Purpose::Forward => {}

@@ -314,9 +314,14 @@ fn retries_are_looked_for_when_they_come_due_and_now_and_then() {
     let retries = |model: &mut Model| model.cursor.plan(10, false, model.now).map_or(0, |plan| plan.retry_shards.len());
     model.now = model.now.after(Duration::from_millis(500));
     assert_eq!(retries(&mut model), 0);
-    model.cursor.retries_at(model.now.after(Duration::from_millis(10)));
-    model.now = model.now.after(Duration::from_millis(10));
-    assert_eq!(retries(&mut model), 2);
+    for ms in [10, 100] {
+        model.cursor.retries_at(model.now.after(Duration::from_millis(ms)));
+    }
+    for ms in [30, 90] {
+        model.now = model.now.after(Duration::from_millis(ms));
+        assert_eq!(retries(&mut model), 2, "each at its time");
+        assert_eq!(retries(&mut model), 0);
+    }
     model.now = model.now.after(Duration::from_millis(1_001));
     assert_eq!(retries(&mut model), 2);
 }

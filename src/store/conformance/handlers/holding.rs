@@ -117,6 +117,11 @@ pub(in crate::store::conformance) async fn what_waits_behind_a_failure_hides_no_
         FROM outbox_handler_deliveries d CROSS JOIN (WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n \
             WHERE n < 1500) SELECT n FROM n) n WHERE d.next_at <= d.created_at";
     fixture.execute(copies).await;
+    let of_another = "INSERT INTO outbox_handler_deliveries (event_id, seq, handler, generation, lane, shard, partition_key, \
+            scheduled_at, max_attempts, next_at, created_at) \
+        SELECT event_id, seq, 'mail', generation, lane, shard, partition_key, scheduled_at, max_attempts, created_at, created_at \
+        FROM outbox_handler_deliveries WHERE next_at <= created_at";
+    fixture.execute(of_another).await;
     let other = owed_event(&fixture, TestRow::keyed("k").lane("other"), &["audit"]).await;
     let few = DeliveryRequest { max_events: 10, shards: vec![shard], ..request(&store, "audit") };
     let mut fetches = 0;
@@ -126,8 +131,10 @@ pub(in crate::store::conformance) async fn what_waits_behind_a_failure_hides_no_
         let found = store.fetch_deliveries(&few).await.unwrap();
         if let [delivery] = &found[..] {
             assert_eq!(delivery.id, other);
-            return;
+            break;
         }
         assert!(found.is_empty());
     }
+    let put_off = "SELECT count(*) FROM outbox_handler_deliveries WHERE handler = 'mail' AND next_at > created_at";
+    assert_eq!(fixture.number(put_off).await, 0, "those of another handler do not wait for this one");
 }

@@ -49,7 +49,7 @@ pub(in crate::store::mysql) async fn find_blockers(
             *first = blocker;
         }
     }
-    Ok(Blockers { found, shows_before: None })
+    Ok(Blockers { found, snapshot: None })
 }
 
 /// The first events of a question, one more than it excepts.

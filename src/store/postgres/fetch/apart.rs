@@ -142,8 +142,9 @@ impl Apart<'_> {
         for _ in 0..tries {
             self.statements += 1;
             match load(self.store, part, self.reader.request).await {
-                Ok(Ok(rows)) => {
+                Ok(Ok((rows, stopped))) => {
                     self.take(part, rows);
+                    self.reader.answer.cut_short |= stopped;
                     return Ok(Ok(()));
                 }
                 Ok(Err(refused)) => return Ok(Err(refused)),
@@ -169,8 +170,11 @@ impl Apart<'_> {
     }
 }
 
+/// Rows, and whether the byte budget ended the reading.
+type Loaded = (Vec<FetchedRow>, bool);
+
 /// Loads the rows of a part within the byte budget; a row that has changed since is left out.
-async fn load(store: &PostgresStore, part: &[FetchedRow], request: &FetchRequest) -> Result<Result<Vec<FetchedRow>>> {
+async fn load(store: &PostgresStore, part: &[FetchedRow], request: &FetchRequest) -> Result<Result<Loaded>> {
     let (target, request) = (Arc::clone(&store.target), request.clone());
     let values = [
         Value::Ids(part.iter().map(|row| row.id).collect()),
@@ -182,7 +186,7 @@ async fn load(store: &PostgresStore, part: &[FetchedRow], request: &FetchRequest
         .read(FETCH, |conn| {
             async move {
                 match stream(conn, values, &request).await {
-                    Ok(rows) => Ok(Ok(rows)),
+                    Ok(loaded) => Ok(Ok(loaded)),
                     Err(error) if is_about_a_row(&error) => Ok(Err(target.query_error(FETCH, &error))),
                     Err(error) => Err(error),
                 }
@@ -192,11 +196,7 @@ async fn load(store: &PostgresStore, part: &[FetchedRow], request: &FetchRequest
         .await
 }
 
-async fn stream(
-    conn: &mut SchemaConnection,
-    values: [Value; 4],
-    request: &FetchRequest,
-) -> QueryResult<Vec<FetchedRow>> {
+async fn stream(conn: &mut SchemaConnection, values: [Value; 4], request: &FetchRequest) -> QueryResult<Loaded> {
     let query = Statement::<Placed>::new(false, &BY_ID, values);
     let mut found = std::pin::pin!(query.load_stream::<PlacedRow>(conn).await?);
     let (mut rows, mut bytes) = (Vec::new(), 0);
@@ -205,8 +205,8 @@ async fn stream(
         bytes += row.event.as_ref().map_or(0, |event| event.size());
         rows.push(row);
         if bytes > request.max_bytes {
-            break;
+            return Ok((rows, true));
         }
     }
-    Ok(rows)
+    Ok((rows, false))
 }

@@ -23,7 +23,7 @@ use super::{PostgresStore, Result};
 use crate::error::StoreError;
 use crate::store::LaneName;
 use crate::store::{
-    Blocker, Blockers, FetchRequest, FetchResult, FetchedRow, Position, PredecessorQuery, TransactionId,
+    Blocker, Blockers, FetchRequest, FetchResult, FetchedRow, Position, PredecessorQuery, Snapshot, TransactionId,
 };
 
 /// A row with its shard.
@@ -306,11 +306,12 @@ pub(super) async fn blockers(
     let rows =
         store.read("find blockers", |conn| query.load::<(String, Uuid, PgTimestamp, i64, bool)>(conn).boxed()).await?;
     let mut found: HashMap<String, Blocker> = HashMap::with_capacity(rows.len());
-    let mut shows_before = None;
+    let mut snapshot = None;
     for (key, id, PgTimestamp(scheduled_at), seq, due) in rows {
         if key.is_empty() {
             // The number's lower half, which rows have.
-            shows_before = Some(TransactionId((seq & i64::from(u32::MAX)) as u32));
+            let shows_before = TransactionId((seq & i64::from(u32::MAX)) as u32);
+            snapshot = Some(Snapshot { shows_before, at: scheduled_at });
             continue;
         }
         let blocker = Blocker { id, position: Position { scheduled_at, seq }, due };
@@ -319,7 +320,7 @@ pub(super) async fn blockers(
             *first = blocker;
         }
     }
-    Ok(Blockers { found, shows_before })
+    Ok(Blockers { found, snapshot })
 }
 
 macro_rules! first_before {
@@ -347,7 +348,7 @@ const BLOCKERS: &str = concat!(
     " AND ? ORDER BY e.scheduled_at, e.seq LIMIT 1)) b WHERE ",
     on_a_primary!(),
     // Under the empty key, which no query is about. Fetches do not return waiting retries, nor failed events, in their order.
-    " UNION ALL SELECT '', '00000000-0000-0000-0000-000000000000'::uuid, '-infinity'::timestamptz, \
+    " UNION ALL SELECT '', '00000000-0000-0000-0000-000000000000'::uuid, now(), \
         pg_snapshot_xmin(pg_current_snapshot())::text::bigint, false \
         WHERE (SELECT true FROM outbox_events e WHERE e.publisher_backend = ? AND e.status = 'retry' \
             ORDER BY outbox_shard(e.partition_key, e.id), e.retry_at LIMIT 1) IS NULL \

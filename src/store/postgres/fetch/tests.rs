@@ -101,3 +101,24 @@ async fn a_byte_that_is_not_valid_fails_its_own_row_and_the_others_are_read() {
     // A keyed event is read both in its range and by its key, and the range comes first.
     assert!(answer.rows[..200].iter().all(|row| row.in_range));
 }
+
+#[tokio::test]
+async fn rows_that_are_left_for_the_next_fetch_because_of_their_bytes_are_not_passed_over() {
+    let (_fixture, store) = without_encoding().await;
+    let client = store.target.connect().await.unwrap();
+    client.batch_execute(&insert("subject", r"E'\xff'").1).await.unwrap();
+    for n in 0..20 {
+        client.batch_execute(&insert("partition_key", &format!("'key-{n}'")).1).await.unwrap();
+    }
+    let mut request = FetchRequest { max_bytes: 1, ..everything() };
+    let mut found = Vec::new();
+    loop {
+        let answer = store.fetch(&request).await.unwrap();
+        found.extend(answer.rows.iter().map(|row| row.id));
+        if !answer.cut_short {
+            break;
+        }
+        request.except.clone_from(&found);
+    }
+    assert_eq!(found.len(), 21);
+}

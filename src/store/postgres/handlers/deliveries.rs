@@ -40,7 +40,7 @@ pub(in crate::store::postgres) async fn fetch(
             .boxed()
         })
         .await?;
-    postpone(store, &rows).await?;
+    postpone(store, &request.handler, &rows).await?;
     let (fetched, gone) = join(&work, &rows, read);
     if !gone.is_empty() {
         answers::handled(store, &gone, Care::Usual).await?;
@@ -200,7 +200,7 @@ impl Due {
 }
 
 /// Postpones deliveries that wait: each is found again once the delivery before it was handled, or at its time.
-async fn postpone(store: &PostgresStore, due: &[Due]) -> Result<()> {
+async fn postpone(store: &PostgresStore, handler: &str, due: &[Due]) -> Result<()> {
     let waiting: Vec<(&Due, PgTimestamp)> = due.iter().filter_map(|due| Some((due, due.put_off_to?))).collect();
     if waiting.is_empty() {
         return Ok(());
@@ -212,11 +212,12 @@ async fn postpone(store: &PostgresStore, due: &[Due]) -> Result<()> {
         .run("postpone deliveries", |conn| {
             diesel::sql_query(
                 "UPDATE outbox_handler_deliveries d SET next_at = s.time FROM unnest($1, $2, $3) AS s(id, seq, time) \
-                 WHERE d.event_id = s.id AND d.seq = s.seq AND d.next_at < s.time",
+                 WHERE d.event_id = s.id AND d.seq = s.seq AND d.handler = $4 AND d.next_at < s.time",
             )
             .bind::<Array<SqlUuid>, _>(ids)
             .bind::<Array<BigInt>, _>(seqs)
             .bind::<Array<Timestamptz>, _>(times)
+            .bind::<Text, _>(handler)
             .execute(conn)
             .boxed()
         })
