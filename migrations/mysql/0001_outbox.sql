@@ -63,14 +63,14 @@ CREATE TABLE IF NOT EXISTS outbox_meta (
     id {uuid} NOT NULL,
     created_at datetime(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6)),
     protocol smallint NOT NULL DEFAULT 2
-) ENGINE = InnoDB;
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
 INSERT INTO outbox_meta (id) SELECT REPLACE(UUID(), '-', '') FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM outbox_meta);
 
 -- A commit that has nothing to write, but must wait for what was committed before it, inserts and deletes a row here.
 CREATE TABLE IF NOT EXISTS outbox_confirmations (
     id {uuid} NOT NULL PRIMARY KEY
-) ENGINE = InnoDB;
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
 -- Outcomes of events, by minute (span 1) and by hour (span 60).
 CREATE TABLE IF NOT EXISTS outbox_history (

@@ -17,7 +17,7 @@ CREATE TABLE IF NOT EXISTS outbox_heartbeats (
     heartbeat_at datetime(6) NOT NULL,
     ends_at datetime(6) NOT NULL,
     FOREIGN KEY (worker) REFERENCES outbox_workers (id) ON DELETE CASCADE
-) ENGINE = InnoDB;
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
 CREATE TABLE IF NOT EXISTS outbox_leases (
     backend varchar(100) COLLATE {exact} NOT NULL,

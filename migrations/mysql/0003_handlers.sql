@@ -13,7 +13,7 @@ CREATE TABLE IF NOT EXISTS outbox_handlers (
 CREATE TABLE IF NOT EXISTS outbox_handler_generations (
     only_row tinyint NOT NULL DEFAULT 1 PRIMARY KEY CHECK (only_row = 1),
     value bigint NOT NULL
-) ENGINE = InnoDB;
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
 INSERT INTO outbox_handler_generations (value) SELECT 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM outbox_handler_generations);
 

@@ -22,10 +22,11 @@ const READ_ONLY: [u16; 3] = [1290, 1792, 1836];
 /// The login is refused, or the database does not exist.
 const NO_ACCESS: [u16; 5] = [1044, 1045, 1049, 1130, 1698];
 /// States of the server or of the connection, which pass: too many connections, no memory, disk full, shutdown, a packet or a
-/// connection that was lost, a table that is being altered.
-const PASSING: [u16; 22] = [
-    1020, 1021, 1037, 1038, 1040, 1041, 1053, 1078, 1080, 1114, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1226, 1412,
-    1689, 1927, 3169,
+/// connection that was lost, a commit that failed, no room for locks or statements, a table that is being altered, a cluster
+/// whose node is not ready.
+const PASSING: [u16; 29] = [
+    1020, 1021, 1030, 1037, 1038, 1040, 1041, 1047, 1053, 1078, 1080, 1114, 1152, 1158, 1159, 1160, 1161, 1180, 1184,
+    1203, 1206, 1226, 1412, 1461, 1689, 1927, 3100, 3101, 3169,
 ];
 
 /// A statement that failed.
@@ -64,6 +65,15 @@ impl Failure {
     /// Whether the server has rolled the statement back because of another transaction, so that it is repeated.
     pub(super) fn is_conflict(&self) -> bool {
         matches!(self.kind, FailureKind::Server(DEADLOCK | LOCK_WAIT))
+    }
+
+    /// Whether the server accepts no writes: what its connections read may be old.
+    pub(super) fn is_read_only(&self) -> bool {
+        matches!(self.kind, FailureKind::Server(number) if READ_ONLY.contains(&number))
+    }
+
+    pub(super) fn read_only() -> Self {
+        Self { kind: FailureKind::Server(READ_ONLY[0]), reason: "the server accepts no writes".to_owned() }
     }
 
     /// The same, but a lock wait is not repeated.
@@ -153,7 +163,7 @@ mod tests {
 
     #[test]
     fn errors_are_told_apart_by_their_number() {
-        assert!([LOCK_WAIT, DEADLOCK, 1053, 1927, 1969].into_iter().all(|number| error(number).is_transient()));
+        assert!([LOCK_WAIT, DEADLOCK, 1053, 1180, 1927, 1969].into_iter().all(|number| error(number).is_transient()));
         assert!([1062, 1064, 1142, 1406, 1644].into_iter().all(|number| !error(number).is_transient()));
         assert!(matches!(error(NO_SUCH_TABLE), StoreError::NotMigrated { state: "missing", .. }));
         assert!(matches!(error(NO_SUCH_COLUMN), StoreError::NotMigrated { state: "out of date", .. }));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use diesel::QueryResult;
 use diesel::mysql::Mysql;
 use diesel::query_builder::{QueryFragment, QueryId};
+use diesel::sql_types::BigInt;
 use diesel_async::methods::LoadQuery;
 use diesel_async::{AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::TryStreamExt;
@@ -17,6 +18,7 @@ use super::diagnosis::diagnose;
 use super::error::{Failure, FailureKind};
 use super::insert::insert;
 use super::pool::Pool;
+use super::statement::Statement;
 use crate::error::StoreError;
 use crate::publish::{InsertResult, ValidEvent};
 use crate::store::Result;
@@ -24,6 +26,8 @@ use crate::store::inbox::{InboxStatement, TextQueries};
 
 /// How long a statement may take, and how long a caller waits for a connection.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(12);
+
+const IS_READ_ONLY: &str = "SELECT CAST(@@global.read_only AS SIGNED)";
 
 /// How often a transaction is tried that the server rolls back because of another one.
 const MOST_TRIES: u32 = 10;
@@ -102,6 +106,12 @@ impl<'a> Session<'a> {
         let was_clean = self.begin_statement();
         let answer = timeout(ANSWER_LIMIT, statement.execute(self.connection()?)).await;
         self.end_statement(answer, was_clean).await
+    }
+
+    /// Fails if the server accepts no writes by now, so that what was read before may be old.
+    pub(super) async fn confirm_primary(&mut self) -> Result<(), Failure> {
+        let read_only: i64 = self.load_one(Statement::<BigInt>::new(IS_READ_ONLY, [])).await?;
+        if read_only == 0 { Ok(()) } else { self.end_diagnosed(Err(Failure::read_only()), true) }
     }
 
     /// Writes new events, except those whose id is in use.
@@ -201,6 +211,12 @@ impl<'a> Session<'a> {
     }
 
     fn end_diagnosed<T>(&mut self, answer: Result<T, Failure>, was_clean: bool) -> Result<T, Failure> {
+        if answer.as_ref().is_err_and(Failure::is_read_only) {
+            // Another server may be the one that accepts writes.
+            self.connection = None;
+            self.pool.distrust_idle();
+            return answer;
+        }
         match answer.as_ref().map_err(|failure| failure.kind) {
             Ok(_) | Err(FailureKind::Server(_)) => self.is_clean = was_clean,
             Err(FailureKind::Client) => {}

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use diesel::dsl::sql;
@@ -13,7 +14,9 @@ use super::session::{Session, in_transaction, on_session};
 use crate::error::{PublishError, StoreError};
 use crate::publish::{NewEvent, publish};
 use crate::store::conformance::Fixture;
-use crate::store::{Acceptance, AdminStore, Care, EventWriter, Result, SchemaStore, Store};
+use crate::store::{
+    Acceptance, AdminStore, Care, DispatchStore, EventWriter, FetchRequest, Position, Range, Result, SchemaStore, Store,
+};
 use crate::test_support::mysql::Server;
 use crate::test_support::{PATIENCE, eventually};
 
@@ -75,6 +78,42 @@ async fn a_server_whose_binary_log_holds_statements_is_refused() {
     store.migrate(&|_| ()).await.unwrap();
     let stored = store.insert(vec![NewEvent::new("t", "s")]).await.unwrap().remove(0);
     assert_eq!(store.find(stored.id).await.unwrap(), Some(stored));
+}
+
+/// As the old primary after a switchover: its connections stay open, and what they read becomes old.
+#[tokio::test]
+async fn a_server_that_accepts_no_writes_any_more_is_not_read_and_its_connections_are_closed() {
+    let server = Server::start();
+    let database = server.database().await;
+    let mut admin = database.connect().await;
+    let role = format!("CREATE USER worker IDENTIFIED BY 'secret'; GRANT ALL ON {}.* TO worker", database.name);
+    for statement in role.split("; ") {
+        admin.query_drop(statement).await.unwrap();
+    }
+    let mut url = url::Url::parse(&database.url).unwrap();
+    url.set_username("worker").unwrap();
+    url.set_password(Some("secret")).unwrap();
+    let store = store_at(url.as_str());
+    store.migrate(&|_| ()).await.unwrap();
+    store.insert(vec![NewEvent::new("t", "s")]).await.unwrap();
+    let range = |shard| Range { shard, from: Position::START, to: None, limit: 10 };
+    let request = FetchRequest::of_ranges(Arc::from(""), (0..32).map(range).collect());
+    assert_eq!(store.fetch(&request).await.unwrap().rows.len(), 1);
+    let mut leases = store.leases();
+    leases.leave(Uuid::now_v7()).await.unwrap();
+
+    admin.query_drop("SET GLOBAL read_only = 1").await.unwrap();
+    let error = store.fetch(&request).await.unwrap_err();
+    assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
+    let error = leases.leave(Uuid::now_v7()).await.unwrap_err();
+    assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
+    eventually("no connection is left", PATIENCE, async || {
+        let open = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'worker'";
+        admin.query_first(open).await.unwrap() == Some(0_i64)
+    })
+    .await;
+    admin.query_drop("SET GLOBAL read_only = 0").await.unwrap();
+    assert_eq!(store.fetch(&request).await.unwrap().rows.len(), 1);
 }
 
 #[tokio::test]

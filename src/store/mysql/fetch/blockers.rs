@@ -39,7 +39,9 @@ pub(in crate::store::mysql) async fn find_blockers(
     let mut found: HashMap<String, Blocker> = HashMap::new();
     let excepted: Vec<HashSet<(Uuid, i64)>> =
         questions.iter().map(|one| one.except.iter().copied().collect()).collect();
-    for (n, id, scheduled_at, seq, due) in session.load::<_, Found>(query).await? {
+    let rows = session.load::<_, Found>(query).await?;
+    session.confirm_primary().await?;
+    for (n, id, scheduled_at, seq, due) in rows {
         let id = Uuid::try_parse(&id).map_err(Failure::client)?;
         let n = usize::try_from(n).unwrap_or_default();
         let Some(question) = questions.get(n).filter(|_| !excepted[n].contains(&(id, seq))) else { continue };

@@ -44,6 +44,7 @@ pub(super) async fn fetch(session: &mut Session<'_>, request: &FetchRequest) -> 
     if !request.keys.is_empty() && !reading.answer.cut_short {
         session.load_while(keys(&reading), |row| reading.take(row, false)).await?;
     }
+    session.confirm_primary().await?;
     Ok(reading.answer)
 }
 

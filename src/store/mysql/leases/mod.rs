@@ -91,6 +91,7 @@ impl MysqlLeases {
             Err(error) => Failure::from(error),
         };
         if matches!(failure.kind, FailureKind::Server(_))
+            && !failure.is_read_only()
             && timeout(SHORT_LIMIT, connection.query_drop("ROLLBACK")).await.is_ok_and(|ended| ended.is_ok())
         {
             self.connection = Some((connection, Instant::now()));
