@@ -238,7 +238,9 @@ async fn events_are_posted_to_an_address() {
 #[tokio::test]
 async fn a_consumer_that_is_killed_leaves_its_events_to_the_next_one() {
     let mail = Mail::with(20).await;
-    let mut hanging = mail.executing(&["sh", "-c", "while kill -0 $PPID; do sleep 0.02; done 2>/dev/null"]);
+    // Started after the kill, it would have another parent.
+    let hang = "n=0; while [ $n -lt 3000 ] && kill -0 $PPID; do sleep 0.02; n=$((n + 1)); done 2>/dev/null";
+    let mut hanging = mail.executing(&["sh", "-c", hang]);
     eventually("events are pending", PATIENCE, async || (1..=20).contains(&mail.pending().await)).await;
     hanging.kill();
     let all = mail.consume(&["consume", "mailer", "--limit", "20"]).await;
