@@ -15,7 +15,7 @@ const MOST: usize = 1_000;
 pub(super) struct RetryTimes(BTreeSet<BootInstant>);
 
 impl RetryTimes {
-    /// Notes a time; the next one that is kept may stand in for it.
+    /// Notes a time; the next one that is kept may be used in its place.
     pub(super) fn note(&mut self, at: BootInstant) {
         self.0.insert(at.rounded_up(TOGETHER));
         if self.0.len() > MOST
