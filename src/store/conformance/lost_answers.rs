@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::Fixture;
 use super::builders::*;
 use super::handlers::{accept, announce};
+use crate::PublishError;
 use crate::event::Status;
 use crate::publish::NewEvent;
 use crate::store::{Acceptance, Care, HandledDelivery, Result, Settled, Store};
@@ -33,13 +34,47 @@ async fn cut_after<F: ServerFixture>(fixture: &F, answers: usize) -> (Proxy, Arc
     (proxy, fixture.store_at(url.as_str()))
 }
 
-/// Whether every answer arrived. Otherwise the error says that the write may be repeated.
-fn has_ended<T>(told: Result<T>, is_settled: bool) -> bool {
-    match told {
-        Ok(_) => assert!(is_settled),
-        Err(ref error) => assert!(error.is_transient(), "{error}"),
+/// What a write knows whose connection is cut after some answers.
+enum Told {
+    Everything,
+    /// The answer to a commit, or an earlier one, was lost.
+    Nothing {
+        is_committed: bool,
+    },
+}
+
+impl Told {
+    /// An error says that the write may be repeated.
+    fn by(told: Result<()>, is_committed: bool) -> Self {
+        match told {
+            Ok(()) => {
+                assert!(is_committed);
+                Self::Everything
+            }
+            Err(error) => {
+                assert!(error.is_transient(), "{error}");
+                Self::Nothing { is_committed }
+            }
+        }
     }
-    told.is_ok()
+}
+
+/// Cuts a write at each answer of the server, again and again until the answer to a commit was among them: answers
+/// that follow each other closely arrive, and are counted, as one.
+async fn at_each_answer(write: impl AsyncFn(usize) -> Told) {
+    for _ in 0..20 {
+        let mut committed = 0;
+        for answers in 0.. {
+            match write(answers).await {
+                Told::Everything => break,
+                Told::Nothing { is_committed } => committed += usize::from(is_committed),
+            }
+        }
+        if committed > 0 {
+            return;
+        }
+    }
+    panic!("no answer to a commit was lost");
 }
 
 /// Repeats a settle while the transaction of an earlier execution, whose connection is cut, holds the row.
@@ -56,8 +91,7 @@ async fn until_free(settle: impl AsyncFn() -> Vec<Settled>) {
 pub(super) async fn an_insert_whose_answer_is_lost_may_be_repeated<F: ServerFixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let mut committed = 0;
-    for answers in 0.. {
+    at_each_answer(async |answers| {
         let (_proxy, cut) = cut_after(&fixture, answers).await;
         let id = Uuid::now_v7();
         let event = NewEvent::new("t", "s").id(id);
@@ -65,16 +99,13 @@ pub(super) async fn an_insert_whose_answer_is_lost_may_be_repeated<F: ServerFixt
         let earlier = store.find(id).await.unwrap();
         let stored = store.insert(vec![event]).await.unwrap();
         assert!(earlier.as_ref().is_none_or(|earlier| *earlier == stored[0]), "after {answers} answers");
-        match told {
-            Ok(told) => {
-                assert_eq!(told, stored);
-                break;
-            }
-            Err(error) => assert!(error.is_transient(), "{error}"),
-        }
-        committed += usize::from(earlier.is_some());
-    }
-    assert!(committed > 0, "no answer to a commit was lost");
+        let told = told.map(|told| assert_eq!(told, stored)).map_err(|error| match error {
+            PublishError::Store(error) => error,
+            other => panic!("{other}"),
+        });
+        Told::by(told, earlier.is_some())
+    })
+    .await;
 }
 
 /// Settles that owe a handler nothing or something, and that delete.
@@ -88,8 +119,7 @@ pub(super) async fn a_settle_whose_answer_is_lost_is_repeated_and_counts_once<F:
 
 async fn settle_at_each_answer<F: ServerFixture>(fixture: &F, settled: Status, deletes: bool) {
     let store = fixture.store();
-    let mut committed = 0;
-    for answers in 0.. {
+    at_each_answer(async |answers| {
         let (_proxy, cut) = cut_after(fixture, answers).await;
         let id = TestRow::new().insert(fixture).await;
         let seq = find(&store, id).await.seq;
@@ -105,20 +135,16 @@ async fn settle_at_each_answer<F: ServerFixture>(fixture: &F, settled: Status, d
         assert!(!is_settled || event.map(|event| event.published_at) == earlier.map(|event| event.published_at));
         let deliveries = format!("SELECT count(*) FROM outbox_handler_deliveries WHERE event_id = {}", fixture.id(id));
         assert_eq!(fixture.number(&deliveries).await, i64::from(settled == Status::Processing));
-        if has_ended(told, is_settled) {
-            break;
-        }
-        committed += usize::from(is_settled);
-    }
-    assert!(committed > 0, "no answer to a commit was lost");
+        Told::by(told.map(drop), is_settled)
+    })
+    .await;
 }
 
 pub(super) async fn a_rejection_whose_answer_is_lost_is_repeated_and_counts_once<F: ServerFixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     let worker = TestWorker::owner(&store).await;
-    let mut committed = 0;
-    for answers in 0.. {
+    at_each_answer(async |answers| {
         let (_proxy, cut) = cut_after(&fixture, answers).await;
         let id = TestRow::new().insert(&fixture).await;
         let rejection = [worker.reject(&fetch_one(&store, id).await)];
@@ -130,20 +156,16 @@ pub(super) async fn a_rejection_whose_answer_is_lost_is_repeated_and_counts_once
         let event = find(&store, id).await;
         assert_eq!((event.status, event.retry_count), (Status::Retry, 1), "after {answers} answers");
         assert!(!is_settled || event == earlier);
-        if has_ended(told, is_settled) {
-            break;
-        }
-        committed += usize::from(is_settled);
-    }
-    assert!(committed > 0, "no answer to a commit was lost");
+        Told::by(told.map(drop), is_settled)
+    })
+    .await;
 }
 
 pub(super) async fn a_handlers_answer_that_is_lost_is_repeated_and_ends_the_event<F: ServerFixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("mail", "*")]).await;
-    let mut committed = 0;
-    for answers in 0.. {
+    at_each_answer(async |answers| {
         let (_proxy, cut) = cut_after(&fixture, answers).await;
         let id = TestRow::new().insert(&fixture).await;
         accept(&store, id, &[], &[]).await;
@@ -152,10 +174,7 @@ pub(super) async fn a_handlers_answer_that_is_lost_is_repeated_and_ends_the_even
         let is_settled = find(&store, id).await.status == Status::Published;
         until_free(async || store.settle_handled(&handled, Care::AfterDoubt).await.unwrap()).await;
         assert_eq!(find(&store, id).await.status, Status::Published, "after {answers} answers");
-        if has_ended(told, is_settled) {
-            break;
-        }
-        committed += usize::from(is_settled);
-    }
-    assert!(committed > 0, "no answer to a commit was lost");
+        Told::by(told.map(drop), is_settled)
+    })
+    .await;
 }
