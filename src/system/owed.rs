@@ -23,6 +23,12 @@ struct OfHandler {
     ended: Vec<Key>,
 }
 
+impl OfHandler {
+    fn has_any(&self) -> bool {
+        self.deliveries.len() > self.ended.len()
+    }
+}
+
 impl DeliveriesInFlight {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, OfHandler>> {
         self.handlers.lock().unwrap_or_else(PoisonError::into_inner)
@@ -71,8 +77,13 @@ impl DeliveriesInFlight {
         self.lock().get(handler).is_some_and(|of_handler| of_handler.deliveries.values().any(|other| *other == shard))
     }
 
+    /// Whether deliveries to the handler are in memory.
+    pub(super) fn has_any(&self, handler: &str) -> bool {
+        self.lock().get(handler).is_some_and(OfHandler::has_any)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.lock().values().all(|of_handler| of_handler.deliveries.len() == of_handler.ended.len())
+        !self.lock().values().any(OfHandler::has_any)
     }
 }
 

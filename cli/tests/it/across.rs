@@ -8,10 +8,14 @@ use actix_outbox::{Builder, EventTypes, HandlerError, NewEvent, Outbox, OutboxSy
 use serde_json::Value;
 
 use crate::actors::{Log, QUICK_RETRIES, answer, event, handler, row, wait_status};
+use crate::support::proxy::{Passage, Proxy};
 use crate::support::{PATIENCE, eventually};
 use crate::test_outbox::TestOutbox;
 
 const SHORT_LEASE: &str = "lease = \"1s\"\n";
+
+/// Times with which an application finds what it is owed by a wake-up, and not by a poll.
+const NEVER_POLLING: &str = "lease = \"3h\"\npoll_interval = \"1h\"\n";
 
 /// A service that delivers, with these handlers.
 async fn service(test: &TestOutbox, handlers: impl IntoIterator<Item = Subscribe>) -> Outbox {
@@ -312,4 +316,49 @@ async fn a_handler_elsewhere_refuses_for_good_or_says_when_it_wants_the_event_ag
     eventually("the delivery waits for an hour", PATIENCE, async || test.number(put_off).await == 1).await;
     application.shutdown().await.unwrap();
     service.shutdown().await.unwrap();
+}
+
+/// An application that handles events as it is woken, and whose database answers after up to this long.
+async fn woken_application(test: &TestOutbox, delay: Duration, handlers: [Subscribe; 1]) -> (Proxy, Outbox) {
+    let proxy = Proxy::to(url::Url::parse(test.url()).unwrap().port().unwrap()).await;
+    let mut settings =
+        test.system_settings(&format!("[publishers.default]\n{}[worker]\n{NEVER_POLLING}", test.stream()));
+    let mut url = url::Url::parse(test.url()).unwrap();
+    url.set_port(Some(proxy.port())).unwrap();
+    settings.database.url = url.as_str().into();
+    let builder = OutboxSystem::builder(settings).publish_only(true);
+    let application = handlers.into_iter().fold(builder, Builder::subscribe).start().await.unwrap();
+    let held =
+        "SELECT count(*) FROM outbox_leases l JOIN outbox_workers w ON w.id = l.owner WHERE l.backend LIKE 'handler:%'";
+    eventually("it has its handler's leases", PATIENCE, async || test.number(held).await == 32).await;
+    proxy.set(Passage::Delay(delay));
+    (proxy, application)
+}
+
+#[actix::test]
+async fn an_event_that_is_delivered_during_a_fetch_is_handled_without_a_poll() {
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let handlers = [recorder("mail", EventTypes::All, &log)];
+    let (_proxy, application) = woken_application(&test, Duration::from_millis(200), handlers).await;
+    let _worker = test.worker(&test.settings().worker(SHORT_LEASE).write(), "worker");
+    for round in 1..=5 {
+        for n in 1..=10 {
+            test.insert(1, 1).await;
+            test.wait_length((round - 1) * 10 + n).await;
+        }
+        log.wait(round * 10).await;
+    }
+    application.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn many_events_of_a_key_are_handled_without_a_poll() {
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let handlers = [recorder("mail", EventTypes::All, &log)];
+    let (_proxy, application) = woken_application(&test, Duration::ZERO, handlers).await;
+    test.insert(600, 1).await;
+    let _worker = test.worker(&test.settings().worker(SHORT_LEASE).write(), "worker");
+    log.wait(600).await;
+    test.wait_published().await;
+    application.shutdown().await.unwrap();
 }

@@ -4,37 +4,36 @@
 //! A handler's lane is leased like a lane of events, so one process at a time calls the handler. An event that a handler is
 //! owed is a row of its own, which is deleted when the handler answers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, WrapFuture};
-use futures_util::FutureExt;
+use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, WrapFuture};
 
-use super::completer::{AGAIN_INTERVAL, refused_or};
+mod answers;
+mod polls;
+
+use self::answers::{Answered, HandlerDelivery, put_off, record_handled, record_rejected, rejection};
+use self::polls::{Found, Polls};
+use super::completer::AGAIN_INTERVAL;
 use super::context::SystemContext;
-use super::credit::{Credit, CreditPermit};
+use super::credit::Credit;
 use super::death_watch::{DeathWatch, panics_on_demand};
 use super::messages::ActorKind;
-use super::owed::DeliveryGuard;
-use super::reconnect::{pause_after, retry_until_recorded};
-use super::settle_queue::{SettleBatch, SettleJob, SettleQueue};
-use crate::backoff::NextTry;
+use super::settle_queue::SettleQueue;
 use crate::clock::BootInstant;
 use crate::error::StoreError;
-use crate::event::OutboxEvent;
-use crate::handlers::HandlerError;
-use crate::handlers::{Outcome, Subscription};
-use crate::store::{
-    Care, DeliveryRequest, FetchedDelivery, HandledDelivery, LaneName, NOT_COVERED, RejectedDelivery, Settled, Shard,
-    handler_lane,
-};
+use crate::handlers::{HandlerError, Outcome, Subscription};
+use crate::store::{DeliveryRequest, FetchedDelivery, LaneName, Settled, Shard, handler_lane};
 
 /// The fraction of a worker's memory that is for deliveries to handlers.
 const SHARE_OF_MEMORY: usize = 4;
 
 /// The most deliveries in one fetch and in one settle.
 const MOST: usize = 500;
+
+/// A fetch of as many may have left some out: there is a limit for each shard, and a key may have all deliveries of one.
+const MANY: usize = 32;
 
 /// How often a handler is polled if its process is notified of what it is owed.
 const NOTIFIED_INTERVAL: Duration = Duration::from_secs(1);
@@ -45,13 +44,6 @@ const SEEN_INTERVAL: Duration = Duration::from_secs(60);
 /// It is recorded this many times, at least, while events are owed to a handler that is unavailable.
 const SEEN_SHARE: u32 = 10;
 
-/// A notification does not cause a fetch earlier than this after the last.
-const LEAST_INTERVAL: Duration = Duration::from_millis(20);
-
-/// The shortest delay of a delivery whose type the handler does not accept in this process.
-const LEAST_PUT_OFF: Duration = Duration::from_secs(2);
-const LONGEST_PUT_OFF: Duration = Duration::from_secs(120);
-
 pub(crate) struct HandlerPoller {
     context: Arc<SystemContext>,
     credit: Arc<Credit>,
@@ -61,43 +53,6 @@ pub(crate) struct HandlerPoller {
     handled: SettleQueue<Answered>,
     rejected: SettleQueue<Answered>,
     _death_watch: DeathWatch,
-}
-
-/// When a handler's deliveries are fetched.
-#[derive(Clone, Copy)]
-struct Polls {
-    last: BootInstant,
-    next: BootInstant,
-    failures: u32,
-}
-
-/// A handler's answer to a delivery.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Answered {
-    delivery: HandlerDelivery,
-    /// `None`: handled.
-    rejection: Option<RejectedDelivery>,
-}
-
-/// A delivery in memory.
-struct HandlerDelivery {
-    fetched: FetchedDelivery,
-    shard: Shard,
-    epoch: i64,
-    _guard: DeliveryGuard,
-    _permit: CreditPermit,
-}
-
-impl SettleJob for Answered {
-    fn is_in_flight(&self) -> bool {
-        true
-    }
-
-    fn set_aside(&mut self, reason: &str) {
-        let FetchedDelivery { id, handler, .. } = &self.delivery.fetched;
-        tracing::warn!(event.id = %id, handler, reason, "handler's answer not recorded; retrying");
-    }
 }
 
 impl HandlerPoller {
@@ -135,7 +90,8 @@ impl HandlerPoller {
     /// Polls for the handlers that are due: several with one question, which those join that will be due soon.
     fn poll(&mut self, due: Vec<Arc<Subscription>>, ctx: &mut Context<Self>) {
         let (now, interval) = (BootInstant::now(), self.interval());
-        let is_soon = |name: &str| self.polls.get(name).is_some_and(|polls| polls.next <= now.after(interval / 2));
+        let is_soon =
+            |name: &str| self.polls.get(name).is_some_and(|polls| polls.is_due_until(now.after(interval / 2)));
         let mut asked = self.context.subscriptions();
         asked.retain(|handler| {
             let is_held = || !self.context.leases.readable(&handler_lane(handler.name()), now).is_empty();
@@ -148,7 +104,7 @@ impl HandlerPoller {
         let names: Vec<String> = asked.iter().map(|handler| handler.name().to_owned()).collect();
         // A notification that arrives meanwhile makes it earlier again.
         for name in &names {
-            self.polls.entry(name.clone()).and_modify(|polls| polls.next = now.after(interval));
+            self.polls.entry(name.clone()).and_modify(|polls| polls.put_off(now.after(interval)));
         }
         let context = Arc::clone(&self.context);
         let work = self.context.runtime.spawn(async move { context.store.has_due_deliveries(&names).await });
@@ -171,12 +127,8 @@ impl HandlerPoller {
 
     fn is_due(&mut self, handler: &str, notified: bool) -> bool {
         let now = BootInstant::now();
-        let polls = self.polls.entry(handler.to_owned()).or_insert(Polls { last: now, next: now, failures: 0 });
-        let earliest = if notified && polls.failures == 0 { polls.last.after(LEAST_INTERVAL) } else { polls.next };
-        if notified && polls.failures == 0 {
-            polls.next = polls.next.min(earliest);
-        }
-        now >= earliest && self.credit.events_left() > 0 && self.credit.bytes_left() > 0
+        let polls = self.polls.entry(handler.to_owned()).or_insert_with(|| Polls::new(now));
+        polls.is_due(now, notified) && self.credit.events_left() > 0 && self.credit.bytes_left() > 0
     }
 
     fn fetch(&mut self, handler: Arc<Subscription>, ctx: &mut Context<Self>) {
@@ -200,16 +152,21 @@ impl HandlerPoller {
             max_bytes: self.credit.bytes_left(),
             max_event_bytes: self.context.settings.worker.max_event_bytes,
         };
-        let context = Arc::clone(&self.context);
-        let asked = self.context.runtime.spawn(async move {
-            let most = request.max_events;
-            (context.store.fetch_deliveries(&request).await, most)
-        });
+        let (context, began) = (Arc::clone(&self.context), BootInstant::now());
+        let (most, beside_others) = (request.max_events, !request.except.is_empty());
+        let asked = self.context.runtime.spawn(async move { context.store.fetch_deliveries(&request).await });
         ctx.spawn(asked.into_actor(self).map(move |result, poller, ctx| {
             let name = handler.name().to_owned();
             match result {
-                Ok((Ok(deliveries), most)) => poller.take(&handler, &lane, &held, deliveries, most, ctx),
-                Ok((Err(error), _)) => poller.pause(&name, &error),
+                Ok(Ok(deliveries)) => {
+                    let count = deliveries.len();
+                    let found = Found { full: count >= most, left_some: count >= MANY || beside_others };
+                    let interval = poller.interval();
+                    let fetched = |polls: &mut Polls| polls.fetched(began, BootInstant::now(), interval, found);
+                    poller.polls.entry(name.clone()).and_modify(fetched);
+                    poller.take(&handler, &lane, &held, deliveries, ctx);
+                }
+                Ok(Err(error)) => poller.pause(&name, &error),
                 Err(error) => tracing::error!(%error, "fetch of a handler's deliveries aborted"),
             }
             poller.context.owed.end_fetch(&name);
@@ -218,11 +175,19 @@ impl HandlerPoller {
 
     fn pause(&mut self, handler: &str, error: &StoreError) {
         let Some(polls) = self.polls.get_mut(handler) else { return };
-        if polls.failures == 0 {
+        if polls.failed(BootInstant::now()) {
             tracing::warn!(%error, handler, "fetch of a handler's deliveries failed; retrying");
         }
-        polls.next = BootInstant::now().after(pause_after(polls.failures));
-        polls.failures = polls.failures.saturating_add(1);
+    }
+
+    /// Takes back what was recorded, and goes on.
+    fn follow(&mut self, recorded: Vec<(Answered, Settled)>, ctx: &mut Context<Self>) {
+        let handlers: BTreeSet<String> =
+            recorded.into_iter().map(|(answered, _)| answered.delivery.fetched.handler).collect();
+        for handler in handlers.iter().filter(|handler| !self.context.owed.has_any(handler)) {
+            self.polls.entry(handler.clone()).and_modify(|polls| polls.ended(BootInstant::now()));
+        }
+        self.run_once(false, ctx);
     }
 
     /// Loads a fetch's deliveries into memory and starts them: those of a key in order, keys concurrently.
@@ -232,12 +197,8 @@ impl HandlerPoller {
         lane: &LaneName,
         held: &BTreeMap<i16, i64>,
         deliveries: Vec<FetchedDelivery>,
-        most: usize,
         ctx: &mut Context<Self>,
     ) {
-        let (now, full) = (BootInstant::now(), deliveries.len() >= most);
-        let pause = if full { Duration::ZERO } else { self.interval() };
-        self.polls.insert(handler.name().to_owned(), Polls { last: now, next: now.after(pause), failures: 0 });
         let mut chains: BTreeMap<(LaneName, String), Vec<HandlerDelivery>> = BTreeMap::new();
         let mut alone = Vec::new();
         for fetched in deliveries {
@@ -287,8 +248,8 @@ impl HandlerPoller {
             let work = self.context.runtime.spawn(record_handled(Arc::clone(&self.context), batch));
             ctx.spawn(work.into_actor(self).map(|result, poller, ctx| {
                 if let Ok((batch, outcomes)) = result {
-                    poller.handled.finish(batch, &outcomes, BootInstant::now());
-                    poller.run_once(false, ctx);
+                    let recorded = poller.handled.finish(batch, &outcomes, BootInstant::now());
+                    poller.follow(recorded, ctx);
                 }
             }));
         }
@@ -296,8 +257,8 @@ impl HandlerPoller {
             let work = self.context.runtime.spawn(record_rejected(Arc::clone(&self.context), batch));
             ctx.spawn(work.into_actor(self).map(|result, poller, ctx| {
                 if let Ok((batch, outcomes)) = result {
-                    poller.rejected.finish(batch, &outcomes, BootInstant::now());
-                    poller.run_once(false, ctx);
+                    let recorded = poller.rejected.finish(batch, &outcomes, BootInstant::now());
+                    poller.follow(recorded, ctx);
                 }
             }));
         }
@@ -371,81 +332,4 @@ async fn ask(
             return;
         }
     }
-}
-
-fn rejection(context: &SystemContext, delivery: &HandlerDelivery, error: HandlerError) -> RejectedDelivery {
-    let HandlerError { reason, next_try } = error;
-    let FetchedDelivery { handler, id, seq, attempts, max_attempts, event, lane, .. } = &delivery.fetched;
-    let counted = attempts.saturating_add(1);
-    let retries = u32::try_from(counted).unwrap_or(0);
-    RejectedDelivery {
-        handler: handler.clone(),
-        id: *id,
-        seq: *seq,
-        shard: delivery.shard.clone(),
-        epoch: delivery.epoch,
-        fetched_attempts: *attempts,
-        attempts: counted,
-        delay: next_try.delay(context.settings.worker.retry_backoff.delay(retries, rand::random())),
-        error: reason,
-        gives_up: next_try == NextTry::Never || counted >= *max_attempts,
-        holds: event.as_ref().is_ok_and(|event| !event.partition_key.is_empty())
-            && context.settings.holds_on_failure(lane),
-    }
-}
-
-/// Delays a delivery without counting an attempt. It waits as long again as it has waited so far, so that many cost little.
-fn put_off(context: &SystemContext, delivery: &HandlerDelivery, event: &OutboxEvent) -> RejectedDelivery {
-    let waited = context.liveness.database_now() - event.scheduled_at;
-    RejectedDelivery {
-        attempts: delivery.fetched.attempts,
-        delay: waited.to_std().unwrap_or_default().clamp(LEAST_PUT_OFF, LONGEST_PUT_OFF),
-        gives_up: false,
-        ..rejection(context, delivery, HandlerError::retry(NOT_COVERED))
-    }
-}
-
-async fn record_handled(
-    context: Arc<SystemContext>,
-    batch: SettleBatch<Answered>,
-) -> (SettleBatch<Answered>, Vec<Settled>) {
-    let answer = |answered: &Answered| {
-        let FetchedDelivery { handler, id, seq, lane, .. } = &answered.delivery.fetched;
-        HandledDelivery {
-            deletes: context.settings.deletes_published(lane),
-            ..HandledDelivery::kept(handler, *id, *seq)
-        }
-    };
-    let handled: Vec<HandledDelivery> = batch.jobs.iter().map(answer).collect();
-    let settle = |care| context.store.settle_handled(&handled, care).map(|settled| refused_or(handled.len(), settled));
-    let outcomes = if batch.again {
-        settle(Care::AfterDoubt).await.unwrap_or_else(|_| vec![Settled::Untried; handled.len()])
-    } else {
-        retry_until_recorded("answers of handlers", handled.len(), settle).await
-    };
-    (batch, outcomes)
-}
-
-async fn record_rejected(
-    context: Arc<SystemContext>,
-    batch: SettleBatch<Answered>,
-) -> (SettleBatch<Answered>, Vec<Settled>) {
-    let rejected: Vec<RejectedDelivery> = batch.jobs.iter().filter_map(|answered| answered.rejection.clone()).collect();
-    let is_attempt = |rejection: &&RejectedDelivery| rejection.attempts > rejection.fetched_attempts;
-    for rejection in rejected.iter().filter(is_attempt).filter(|_| !batch.again) {
-        tracing::warn!(
-            event.id = %rejection.id, handler = rejection.handler, attempts = rejection.attempts,
-            gives_up = rejection.gives_up, reason = rejection.error, "handler rejected an event"
-        );
-    }
-    let settle = |_| {
-        let settled = context.store.settle_rejected_deliveries(context.worker, &rejected);
-        settled.map(|settled| refused_or(rejected.len(), settled))
-    };
-    let outcomes = if batch.again {
-        settle(Care::AfterDoubt).await.unwrap_or_else(|_| vec![Settled::Untried; rejected.len()])
-    } else {
-        retry_until_recorded("rejections by handlers", rejected.len(), settle).await
-    };
-    (batch, outcomes)
 }

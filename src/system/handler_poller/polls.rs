@@ -1,0 +1,78 @@
+//! When a handler's deliveries are fetched.
+
+use std::time::Duration;
+
+use crate::clock::BootInstant;
+use crate::system::reconnect::pause_after;
+
+/// A notification does not cause a fetch earlier than this after the last.
+const LEAST_INTERVAL: Duration = Duration::from_millis(20);
+
+#[derive(Clone, Copy)]
+pub(super) struct Polls {
+    last: BootInstant,
+    next: BootInstant,
+    failures: u32,
+    /// The last notification.
+    notified: Option<BootInstant>,
+    /// The last fetch may have left out deliveries that wait for others in memory.
+    left_some: bool,
+}
+
+impl Polls {
+    pub(super) fn new(now: BootInstant) -> Self {
+        Self { last: now, next: now, failures: 0, notified: None, left_some: false }
+    }
+
+    /// Whether it is time for a fetch. `notified`: something may be new.
+    pub(super) fn is_due(&mut self, now: BootInstant, notified: bool) -> bool {
+        if notified {
+            self.notified = Some(now);
+            if self.failures == 0 {
+                self.next = self.next.min(self.last.after(LEAST_INTERVAL));
+            }
+        }
+        now >= self.next
+    }
+
+    pub(super) fn is_due_until(&self, time: BootInstant) -> bool {
+        self.next <= time
+    }
+
+    /// There is nothing until then, unless a notification makes it earlier again.
+    pub(super) fn put_off(&mut self, until: BootInstant) {
+        self.next = until;
+    }
+
+    /// A fetch has ended that began then. It may have missed what was notified since.
+    pub(super) fn fetched(&mut self, began: BootInstant, now: BootInstant, interval: Duration, found: Found) {
+        let again = found.full || self.notified.is_some_and(|notified| notified >= began);
+        let next = now.after(if again { Duration::ZERO } else { interval });
+        *self = Self { last: now, next, failures: 0, left_some: found.left_some, ..*self };
+    }
+
+    /// Returns whether it is the first failure of several.
+    pub(super) fn failed(&mut self, now: BootInstant) -> bool {
+        self.next = now.after(pause_after(self.failures));
+        self.failures = self.failures.saturating_add(1);
+        self.failures == 1
+    }
+
+    /// No delivery is in memory any more: what waited for them in the database is fetched.
+    pub(super) fn ended(&mut self, now: BootInstant) {
+        if self.left_some {
+            self.notified = Some(now);
+            if self.failures == 0 {
+                self.next = self.next.min(now);
+            }
+        }
+    }
+}
+
+/// How much a fetch found.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found {
+    /// As much as it might.
+    pub(super) full: bool,
+    pub(super) left_some: bool,
+}
