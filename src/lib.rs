@@ -100,7 +100,7 @@ pub use settings::{
 pub use store::OutboxConnection;
 #[cfg(feature = "fault-injection")]
 pub use system::Panic;
-pub use system::{ActorKind, Builder, Health, HealthReport, Outbox, OutboxSystem, Shutdown};
+pub use system::{ActorKind, Builder, Drained, Health, HealthReport, Outbox, OutboxSystem, Shutdown};
 pub use transaction::{Rollback, TransactionError};
 
 /// The Rust code of the book, compiled like the README's.

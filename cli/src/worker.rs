@@ -4,9 +4,10 @@ use std::time::Duration;
 
 #[cfg(feature = "http")]
 use actix_outbox::actix_web::Probes;
-use actix_outbox::{Builder, Outbox, Settings};
-use anyhow::Context;
+use actix_outbox::{Builder, Drained, Outbox, Settings};
+use anyhow::{Context, anyhow};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use uuid::Uuid;
 
 use super::arguments;
 
@@ -34,7 +35,7 @@ pub(super) struct Args {
     /// How often to poll for events whose writer does not wake workers [default: `poll_interval` under [worker], 100ms].
     #[arg(long, value_name = "TIME", value_parser = arguments::interval)]
     poll_interval: Option<Duration>,
-    /// Exit with 0 when no due event is left.
+    /// Exit with 0 when no due event is left; with 1, naming them, if the outcome of some cannot be recorded.
     #[arg(long)]
     until_empty: bool,
     /// Deliver N events at most, and exit with 0 after them or when no due event is left: for a cron job. An event counts when
@@ -184,12 +185,35 @@ async fn work(builder: Builder, until_empty: bool, measured: bool, site: Site) -
         _ = signals.next() => return Ok(()),
     };
     started(&outbox);
-    tokio::select! {
-        () = outbox.drained(), if until_empty => tracing::info!("nothing is left to deliver; shutting down"),
-        () = input_ended(), if measured => {}
-        name = signals.next() => tracing::info!(signal = name, "shutting down; finishing deliveries in flight"),
+    let left = tokio::select! {
+        left = outbox.drained(), if until_empty => {
+            tracing::info!("nothing is left to deliver; shutting down");
+            left
+        }
+        () = input_ended(), if measured => Drained::default(),
+        name = signals.next() => {
+            tracing::info!(signal = name, "shutting down; finishing deliveries in flight");
+            Drained::default()
+        }
+    };
+    shut_down(&outbox, &mut signals).await?;
+    match left.unrecorded.is_empty() {
+        true => Ok(()),
+        false => Err(unrecorded(&left.unrecorded)),
     }
-    shut_down(&outbox, &mut signals).await
+}
+
+/// The most ids in a message.
+const MOST_NAMED: usize = 10;
+
+fn unrecorded(ids: &[Uuid]) -> anyhow::Error {
+    let named: Vec<String> = ids.iter().take(MOST_NAMED).map(Uuid::to_string).collect();
+    let more = if ids.len() > MOST_NAMED { ", and others" } else { "" };
+    anyhow!(
+        "the outcome of {} of the events could not be recorded: {}{more}. `outbox events explain ID` names the reason",
+        ids.len(),
+        named.join(", ")
+    )
 }
 
 async fn shut_down(outbox: &Outbox, signals: &mut Signals) -> anyhow::Result<()> {

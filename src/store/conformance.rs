@@ -134,6 +134,7 @@ macro_rules! instantiate {
                 order::what_waits_behind_a_retry_is_not_due,
                 order::what_waits_behind_a_pending_event_of_a_later_time_is_not_due,
                 order::what_waits_behind_a_failed_event_is_due_unless_the_lane_holds,
+                order::what_cannot_be_recorded_is_not_due_and_blocks_its_key_if_it_was_rejected,
                 settling::publishing_is_recorded_once,
                 settling::a_row_is_settled_where_it_was_read_or_found_by_its_id,
                 settling::each_event_of_a_settle_has_an_outcome_of_its_own,

@@ -245,6 +245,21 @@ pub(crate) enum DueKind {
     Retry,
 }
 
+/// Events in memory whose outcome the database does not record.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct UnrecordedEvents {
+    /// Later events of their keys do not wait for them.
+    pub(crate) sent: Vec<Uuid>,
+    /// Later events of their keys wait for them.
+    pub(crate) blocking: Vec<Uuid>,
+}
+
+impl UnrecordedEvents {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Uuid> {
+        self.sent.iter().chain(&self.blocking)
+    }
+}
+
 /// Reading due events and recording their outcomes: the hot path of a worker.
 #[async_trait]
 pub(crate) trait DispatchStore: Send + Sync {
@@ -294,6 +309,11 @@ pub(crate) trait DispatchStore: Send + Sync {
     async fn due_lanes(&self, lanes: &[(LaneName, Vec<i16>)]) -> Result<DueLanes>;
 
     /// Whether anything in these lanes is due and not held; `failed_blocks` are the lanes in which a failed event holds its
-    /// key.
-    async fn has_due(&self, lanes: &[LaneName], failed_blocks: &[LaneName]) -> Result<bool>;
+    /// key. `unrecorded` ones do not count.
+    async fn has_due(
+        &self,
+        lanes: &[LaneName],
+        failed_blocks: &[LaneName],
+        unrecorded: &UnrecordedEvents,
+    ) -> Result<bool>;
 }

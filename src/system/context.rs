@@ -26,7 +26,7 @@ use crate::handlers::Subscription;
 use crate::metrics::WorkerMetrics;
 use crate::runtime::process_name;
 use crate::settings::Settings;
-use crate::store::{LaneName, Store, Wakeup, handler_lane};
+use crate::store::{LaneName, Store, UnrecordedEvents, Wakeup, handler_lane};
 
 /// What a system is built on.
 pub(super) struct Base {
@@ -183,8 +183,16 @@ impl SystemContext {
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.owed.is_empty()
+        self.owed.is_idle()
             && self.publishers.values().all(|publisher| publisher.lanes.iter().all(|in_flight| in_flight.is_empty()))
+    }
+
+    /// The events whose outcome the database does not record.
+    pub(super) fn unrecorded(&self) -> UnrecordedEvents {
+        let mut unrecorded = UnrecordedEvents::default();
+        let lanes = self.publishers.values().flat_map(|publisher| &publisher.lanes);
+        lanes.for_each(|in_flight| in_flight.add_unrecorded(&mut unrecorded));
+        unrecorded
     }
 
     pub(crate) fn addresses(&self) -> MutexGuard<'_, Addresses> {

@@ -22,8 +22,8 @@ use crate::publish::NewEvent;
 use crate::store::{OutboxConnection, Wakeup};
 use crate::transaction::{Rollback, TransactionError};
 
-/// How often [`Outbox::drained`] checks.
-const CHECK_INTERVAL: Duration = Duration::from_millis(20);
+/// How often the handle checks for something.
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How often the handle checks for the replacement of a dead actor.
 const REPLACEMENT_CHECKS: usize = 50;
@@ -227,38 +227,6 @@ impl Outbox {
     /// Updates the gauges for which the database is not queried.
     pub fn update_own_gauges(&self) {
         gauges::update_own(&self.context);
-    }
-
-    /// Waits until this worker and others have delivered everything that is due for the served backends. Held events, events
-    /// behind a retry that is not due, and events of backends that an operator has paused do not count; events of a backend
-    /// that is unavailable do, and so do events that handlers of this process are owed. Continues to wait while the database
-    /// cannot be reached. A worker with a [`limit`](crate::Builder::limit) waits no longer than until it has delivered this many.
-    pub async fn drained(&self) {
-        let lanes: Vec<_> = self.context.lanes().cloned().collect();
-        let holding = self.context.settings.holding_lanes();
-        loop {
-            if self.context.is_idle() {
-                if self.context.quota.as_ref().is_some_and(|quota| quota.is_used_up()) {
-                    return;
-                }
-                let (context, mut lanes, holding) = (Arc::clone(&self.context), lanes.clone(), holding.clone());
-                let handlers: Vec<String> = context.subscribed_names();
-                let asked = self.context.runtime.spawn(async move {
-                    let pauses = context.store.pauses().await?;
-                    let is_paused = |name: &str| pauses.iter().any(|pause| pause.backend == name && pause.is_whole());
-                    lanes
-                        .retain(|lane| !context.publisher_of(lane).is_some_and(|publisher| is_paused(&publisher.name)));
-                    Ok::<_, StoreError>(
-                        context.store.has_due(&lanes, &holding).await?
-                            || context.store.has_due_deliveries(&handlers).await?,
-                    )
-                });
-                if matches!(asked.await, Ok(Ok(false))) && self.context.is_idle() {
-                    return;
-                }
-            }
-            tokio::time::sleep(CHECK_INTERVAL).await;
-        }
     }
 
     /// Finishes what is in flight, releases the leases and stops the actors, within `shutdown_timeout` plus 5 s even if

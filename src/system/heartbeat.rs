@@ -370,7 +370,7 @@ impl<'a> HeartbeatLoop<'a> {
 
     fn is_busy(&self, shard: &Shard) -> bool {
         match handler_of(&shard.lane) {
-            Some(handler) => self.context.owed.is_busy(handler, shard.number),
+            Some(handler) => self.context.owed.uses(handler, shard.number),
             None => self.in_flight(&shard.lane).is_some_and(|in_flight| in_flight.is_busy(shard.number)),
         }
     }

@@ -17,6 +17,7 @@ pub(crate) mod credit;
 mod death_watch;
 mod debounce;
 pub(crate) mod delivery;
+mod draining;
 mod due_question;
 mod fetching;
 mod gauges;
@@ -61,6 +62,7 @@ mod wakeups;
 
 pub(crate) use backends::Backends;
 pub use builder::Builder;
+pub use draining::Drained;
 #[cfg(feature = "bench-api")]
 pub(crate) use fetching::MAX_FETCH;
 pub use handle::Outbox;

@@ -17,15 +17,28 @@ pub(crate) struct DeliveriesInFlight {
 
 #[derive(Debug, Default)]
 struct OfHandler {
-    /// The deliveries, with the shard of the handler's lane.
-    deliveries: HashMap<Key, i16>,
+    deliveries: HashMap<Key, InMemory>,
     is_fetching: bool,
-    ended: Vec<Key>,
+}
+
+#[derive(Debug)]
+struct InMemory {
+    /// The shard of the handler's lane.
+    shard: i16,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The database does not record the handler's answer.
+    Unwritable,
+    Ended,
 }
 
 impl OfHandler {
-    fn has_any(&self) -> bool {
-        self.deliveries.len() > self.ended.len()
+    fn is_busy(&self) -> bool {
+        self.deliveries.values().any(|delivery| delivery.state == State::Open)
     }
 }
 
@@ -51,39 +64,54 @@ impl DeliveriesInFlight {
         if deliveries.contains_key(&key) {
             return None;
         }
-        deliveries.insert(key, shard);
+        deliveries.insert(key, InMemory { shard, state: State::Open });
         Some(DeliveryGuard { owed: Arc::clone(self), handler: handler.to_owned(), key })
     }
 
     pub(super) fn end_fetch(&self, handler: &str) {
         if let Some(of_handler) = self.lock().get_mut(handler) {
             of_handler.is_fetching = false;
-            for key in std::mem::take(&mut of_handler.ended) {
-                of_handler.deliveries.remove(&key);
-            }
+            of_handler.deliveries.retain(|_, delivery| delivery.state != State::Ended);
         }
     }
 
     fn end(&self, handler: &str, key: Key) {
-        if let Some(of_handler) = self.lock().get_mut(handler) {
-            match of_handler.is_fetching {
-                true => of_handler.ended.push(key),
-                false => drop(of_handler.deliveries.remove(&key)),
-            }
+        let mut handlers = self.lock();
+        let Some(of_handler) = handlers.get_mut(handler) else { return };
+        match of_handler.deliveries.get_mut(&key) {
+            Some(delivery) if of_handler.is_fetching => delivery.state = State::Ended,
+            _ => drop(of_handler.deliveries.remove(&key)),
         }
     }
 
-    pub(super) fn is_busy(&self, handler: &str, shard: i16) -> bool {
-        self.lock().get(handler).is_some_and(|of_handler| of_handler.deliveries.values().any(|other| *other == shard))
+    /// The deliveries to the handler that are in memory.
+    pub(super) fn of(&self, handler: &str) -> Vec<Key> {
+        let handlers = self.lock();
+        let deliveries = handlers.get(handler).into_iter().flat_map(|of_handler| &of_handler.deliveries);
+        deliveries.filter(|(_, delivery)| delivery.state != State::Ended).map(|(key, _)| *key).collect()
     }
 
-    /// Whether deliveries to the handler are in memory.
-    pub(super) fn has_any(&self, handler: &str) -> bool {
-        self.lock().get(handler).is_some_and(OfHandler::has_any)
+    /// The events of which the database does not record an answer.
+    pub(super) fn unwritable(&self) -> Vec<Uuid> {
+        let handlers = self.lock();
+        let deliveries = handlers.values().flat_map(|of_handler| &of_handler.deliveries);
+        deliveries.filter(|(_, delivery)| delivery.state == State::Unwritable).map(|((id, _), _)| *id).collect()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        !self.lock().values().any(OfHandler::has_any)
+    /// Whether the lease of the shard is in use.
+    pub(super) fn uses(&self, handler: &str, shard: i16) -> bool {
+        self.lock()
+            .get(handler)
+            .is_some_and(|of_handler| of_handler.deliveries.values().any(|other| other.shard == shard))
+    }
+
+    /// Whether the handler is being asked, or its answers are being recorded.
+    pub(super) fn is_busy(&self, handler: &str) -> bool {
+        self.lock().get(handler).is_some_and(OfHandler::is_busy)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        !self.lock().values().any(OfHandler::is_busy)
     }
 }
 
@@ -93,6 +121,17 @@ pub(super) struct DeliveryGuard {
     owed: Arc<DeliveriesInFlight>,
     handler: String,
     key: Key,
+}
+
+impl DeliveryGuard {
+    /// Notes that the handler's answer cannot be recorded for now.
+    pub(super) fn set_aside(&self) {
+        let mut handlers = self.owed.lock();
+        let delivery = handlers.get_mut(&self.handler).and_then(|of_handler| of_handler.deliveries.get_mut(&self.key));
+        if let Some(delivery) = delivery {
+            delivery.state = State::Unwritable;
+        }
+    }
 }
 
 impl Drop for DeliveryGuard {
@@ -113,11 +152,22 @@ mod tests {
         assert_eq!(owed.begin_fetch("mail"), None, "one fetch at a time");
         let delivery = owed.take("mail", key, 3).unwrap();
         owed.end_fetch("mail");
-        assert!(owed.is_busy("mail", 3) && !owed.is_busy("mail", 4) && !owed.is_busy("audit", 3));
+        assert!(owed.uses("mail", 3) && !owed.uses("mail", 4) && !owed.uses("audit", 3));
         assert_eq!(owed.begin_fetch("mail"), Some(vec![key]));
         drop(delivery);
-        assert!(owed.take("mail", key, 3).is_none() && owed.is_empty());
+        assert!(owed.take("mail", key, 3).is_none() && owed.is_idle());
         owed.end_fetch("mail");
         assert!(owed.take("mail", key, 3).is_some());
+    }
+
+    #[test]
+    fn a_delivery_whose_answer_cannot_be_recorded_is_nothing_to_wait_for() {
+        let owed = Arc::new(DeliveriesInFlight::default());
+        let key = (Uuid::nil(), 7);
+        let delivery = owed.take("mail", key, 3).unwrap();
+        assert!(owed.is_busy("mail") && !owed.is_busy("audit") && !owed.is_idle());
+        delivery.set_aside();
+        assert!(!owed.is_busy("mail") && owed.is_idle() && owed.uses("mail", 3));
+        assert_eq!((owed.of("mail"), owed.unwritable()), (vec![key], vec![key.0]));
     }
 }

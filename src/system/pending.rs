@@ -92,7 +92,7 @@ impl Call {
         done: &mut oneshot::Sender<Result<usize, SystemError>>,
     ) -> Result<usize, SystemError> {
         let is_given_up = tokio::select! {
-            () = worker.drained() => false,
+            _ = worker.drained() => false,
             () = self.given_up(done) => true,
         };
         worker.shutdown().await?;

@@ -221,6 +221,7 @@ async fn on_failed_hold_an_event_that_a_handler_failed_blocks_that_handler_only(
             })
             .await;
         }
+        assert!(outbox.drained().await.unrecorded.is_empty(), "it does not wait for what is held");
         assert_eq!(test.length().await, 3, "the backend continues");
         assert_eq!((log.of("shaky "), log.of("steady ")), (lines("shaky", &["1"]), lines("steady", &["1", "2", "3"])));
 

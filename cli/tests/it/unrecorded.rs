@@ -5,6 +5,7 @@ use rustix::process::Signal;
 use tokio_postgres::Client;
 
 use crate::support::postgres::connect;
+use crate::support::process::Running;
 use crate::support::proxy::{Passage, Proxy};
 use crate::support::{PATIENCE, eventually, postgres, redis};
 use crate::test_outbox::TestOutbox;
@@ -58,6 +59,20 @@ async fn rows_that_may_not_be_updated_hold_no_other_and_are_named() {
     test.sql().await.batch_execute("DROP TRIGGER refuse ON outbox_events").await.unwrap();
     test.wait_published().await;
     test.assert_delivered().await;
+}
+
+#[tokio::test]
+async fn a_worker_until_empty_ends_beside_rows_that_cannot_be_recorded_and_names_them() {
+    let test = with_marked(3).await;
+    test.sql().await.batch_execute(TRIGGER).await.unwrap();
+    let settings = test.settings().worker("lease = \"1s\"").write();
+    let mut worker = Running::spawn(&mut test.outbox(&settings, &["worker", "--until-empty"]));
+    assert_eq!(worker.wait_exit(PATIENCE).await.code(), Some(1), "{}", worker.stderr());
+    assert_eq!(test.unpublished().await, 3);
+    assert_eq!(test.length().await, usize::try_from(COUNT).unwrap());
+    let said = worker.stderr();
+    let message = said.lines().last().unwrap();
+    assert!(marked(&test).await.iter().all(|id| message.contains(id)) && message.contains("3 of the events"), "{said}");
 }
 
 #[actix::test]

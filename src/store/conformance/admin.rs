@@ -6,7 +6,9 @@ use super::Fixture;
 use super::builders::*;
 use crate::event::Status;
 use crate::publish::NewEvent;
-use crate::store::{Action, AuditNote, CountMode, CreatedCursor, EventFilter, Page, RetentionCutoff, ScanPage};
+use crate::store::{
+    Action, AuditNote, CountMode, CreatedCursor, EventFilter, Page, RetentionCutoff, ScanPage, UnrecordedEvents,
+};
 
 const DAY_MS: i64 = 86_400_000;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -281,11 +283,11 @@ pub(super) async fn a_failed_event_that_a_person_gave_up_holds_its_key_no_longer
     let failed = old(&fixture, TestRow::keyed("k").at(-40_000).status("failed"), 31).await;
     let asked = TestRow::keyed("k").at(-30_000).insert(&fixture).await;
     let question = [ask_before(&store, "k", asked).await];
-    assert!(!store.has_due(&[lane()], &[lane()]).await.unwrap());
+    assert!(!store.has_due(&[lane()], &[lane()], &UnrecordedEvents::default()).await.unwrap());
     assert_eq!(store.blockers(&lane(), true, &question).await.unwrap()["k"].id, failed);
     store.change(&Action::Fail { reason: "given up".to_owned() }, &[failed], &AuditNote::default()).await.unwrap();
     assert!(store.blockers(&lane(), true, &question).await.unwrap().is_empty());
-    assert!(store.has_due(&[lane()], &[lane()]).await.unwrap());
+    assert!(store.has_due(&[lane()], &[lane()], &UnrecordedEvents::default()).await.unwrap());
     fixture
         .execute(&format!("UPDATE outbox_events SET updated_at = created_at WHERE id = {}", fixture.id(failed)))
         .await;

@@ -9,6 +9,7 @@ use crate::event::Status;
 use crate::store::{
     Acceptance, Care, CreatedCursor, EventFilter, FailureRecord, FetchRequest, FetchedRow, Heartbeat, KeyStart,
     LaneName, Page, Position, PredecessorQuery, Range, RetentionCursor, RetentionCutoff, Shard, Store,
+    UnrecordedEvents,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -100,9 +101,9 @@ pub(in crate::store) async fn ask_everything(store: &dyn Store, worker: Uuid, ep
         assert!(!store.blockers("orders", failed_blocks, &questions).await.unwrap().is_empty());
     }
     for holding in [&[][..], &[lane()][..]] {
-        assert!(store.has_due(&[lane(), Arc::from("")], holding).await.unwrap());
+        assert!(store.has_due(&[lane(), Arc::from("")], holding, &UnrecordedEvents::default()).await.unwrap());
     }
-    assert!(!store.has_due(&[Arc::from("unserved")], &[]).await.unwrap());
+    assert!(!store.has_due(&[Arc::from("unserved")], &[], &UnrecordedEvents::default()).await.unwrap());
     assert!(!store.due_lanes(&all_lanes()).await.unwrap().lanes.is_empty());
 
     // The outcomes of events.

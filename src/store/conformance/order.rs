@@ -1,6 +1,6 @@
 use super::Fixture;
 use super::builders::*;
-use crate::store::{DueKind, DueLane, LaneName};
+use crate::store::{DueKind, DueLane, LaneName, UnrecordedEvents};
 
 pub(super) async fn the_first_unsettled_event_of_the_key_blocks<F: Fixture>() {
     let fixture = F::fresh().await;
@@ -114,8 +114,8 @@ pub(super) async fn nothing_is_due_in_an_empty_lane_or_before_the_time<F: Fixtur
     TestRow::new().at(60_000).insert(&fixture).await;
     TestRow::new().status("published").insert(&fixture).await;
     TestRow::new().status("failed").insert(&fixture).await;
-    assert!(!store.has_due(&[lane()], &[]).await.unwrap());
-    assert!(store.has_due(&[lane(), "other".into()], &[]).await.unwrap());
+    assert!(!store.has_due(&[lane()], &[], &UnrecordedEvents::default()).await.unwrap());
+    assert!(store.has_due(&[lane(), "other".into()], &[], &UnrecordedEvents::default()).await.unwrap());
 }
 
 pub(super) async fn one_question_tells_the_lanes_in_which_something_is_due<F: Fixture>() {
@@ -144,9 +144,9 @@ pub(super) async fn a_due_retry_is_due<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     TestRow::new().retry_in(&fixture, 60_000).insert(&fixture).await;
-    assert!(!store.has_due(&[lane()], &[]).await.unwrap());
+    assert!(!store.has_due(&[lane()], &[], &UnrecordedEvents::default()).await.unwrap());
     TestRow::keyed("k").retry_in(&fixture, -1000).insert(&fixture).await;
-    assert!(store.has_due(&[lane()], &[lane()]).await.unwrap());
+    assert!(store.has_due(&[lane()], &[lane()], &UnrecordedEvents::default()).await.unwrap());
 }
 
 pub(super) async fn a_retry_without_a_time_is_due_by_its_schedule<F: Fixture>() {
@@ -155,16 +155,19 @@ pub(super) async fn a_retry_without_a_time_is_due_by_its_schedule<F: Fixture>() 
     TestRow::new().at(60_000).status("retry").insert(&fixture).await;
     let behind = TestRow::keyed("k").at(120_000).retry_in(&fixture, -1000).insert(&fixture).await;
     assert_eq!(ids(&fetch_all(&store).await), [behind]);
-    assert!(store.has_due(&[lane()], &[]).await.unwrap());
+    assert!(store.has_due(&[lane()], &[], &UnrecordedEvents::default()).await.unwrap());
     let first = TestRow::keyed("k").at(60_000).status("retry").insert(&fixture).await;
     let question = [ask_before(&store, "k", behind).await];
     let blockers = store.blockers(&lane(), false, &question).await.unwrap();
     assert_eq!((blockers["k"].id, blockers["k"].due), (first, false));
-    assert!(!store.has_due(&[lane()], &[]).await.unwrap(), "what is left waits for the schedule");
+    assert!(
+        !store.has_due(&[lane()], &[], &UnrecordedEvents::default()).await.unwrap(),
+        "what is left waits for the schedule"
+    );
 
     let due = TestRow::new().status("retry").insert(&fixture).await;
     assert!(ids(&fetch_all(&store).await).contains(&due));
-    assert!(store.has_due(&[lane()], &[]).await.unwrap());
+    assert!(store.has_due(&[lane()], &[], &UnrecordedEvents::default()).await.unwrap());
 }
 
 pub(super) async fn what_waits_behind_a_pending_event_of_a_later_time_is_not_due<F: Fixture>() {
@@ -174,7 +177,7 @@ pub(super) async fn what_waits_behind_a_pending_event_of_a_later_time_is_not_due
     let behind = TestRow::keyed("k").at(120_000).retry_in(&fixture, -1000).insert(&fixture).await;
     let question = [ask_before(&store, "k", behind).await];
     assert!(!store.blockers(&lane(), false, &question).await.unwrap()["k"].due);
-    assert!(!store.has_due(&[lane()], &[]).await.unwrap());
+    assert!(!store.has_due(&[lane()], &[], &UnrecordedEvents::default()).await.unwrap());
 }
 
 pub(super) async fn what_waits_behind_a_retry_is_not_due<F: Fixture>() {
@@ -183,9 +186,24 @@ pub(super) async fn what_waits_behind_a_retry_is_not_due<F: Fixture>() {
     TestRow::keyed("k").at(-40_000).retry_in(&fixture, 60_000).insert(&fixture).await;
     TestRow::keyed("k").at(-30_000).insert(&fixture).await;
     TestRow::keyed("k").at(-20_000).retry_in(&fixture, -1000).insert(&fixture).await;
-    assert!(!store.has_due(&[lane()], &[]).await.unwrap());
+    assert!(!store.has_due(&[lane()], &[], &UnrecordedEvents::default()).await.unwrap());
     TestRow::keyed("k").at(-50_000).insert(&fixture).await;
-    assert!(store.has_due(&[lane()], &[]).await.unwrap());
+    assert!(store.has_due(&[lane()], &[], &UnrecordedEvents::default()).await.unwrap());
+}
+
+pub(super) async fn what_cannot_be_recorded_is_not_due_and_blocks_its_key_if_it_was_rejected<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let (first, alone) = (TestRow::keyed("k").insert(&fixture).await, TestRow::new().insert(&fixture).await);
+    let sent = UnrecordedEvents { sent: vec![first, alone], blocking: Vec::new() };
+    let rejected = UnrecordedEvents { sent: vec![alone], blocking: vec![first] };
+    let is_due = async |unrecorded: &UnrecordedEvents| store.has_due(&[lane()], &[], unrecorded).await.unwrap();
+    assert!(is_due(&UnrecordedEvents::default()).await);
+    assert!(!is_due(&sent).await && !is_due(&rejected).await);
+    TestRow::keyed("k").at(1_000).retry_in(&fixture, -1000).insert(&fixture).await;
+    assert!(is_due(&sent).await && !is_due(&rejected).await);
+    TestRow::new().insert(&fixture).await;
+    assert!(is_due(&rejected).await);
 }
 
 pub(super) async fn what_waits_behind_a_failed_event_is_due_unless_the_lane_holds<F: Fixture>() {
@@ -193,6 +211,6 @@ pub(super) async fn what_waits_behind_a_failed_event_is_due_unless_the_lane_hold
     let store = fixture.store();
     TestRow::keyed("k").at(-40_000).status("failed").insert(&fixture).await;
     TestRow::keyed("k").at(-30_000).insert(&fixture).await;
-    assert!(store.has_due(&[lane()], &["other".into()]).await.unwrap());
-    assert!(!store.has_due(&[lane()], &[lane()]).await.unwrap());
+    assert!(store.has_due(&[lane()], &["other".into()], &UnrecordedEvents::default()).await.unwrap());
+    assert!(!store.has_due(&[lane()], &[lane()], &UnrecordedEvents::default()).await.unwrap());
 }

@@ -14,6 +14,7 @@ use crate::store::{
     Acceptance, ApplicationKind, ApplicationTarget, Blockers, Care, DispatchStore, DueLanes, EventWriter,
     FailureRecord, FetchRequest, FetchResult, FetchedRow, LaneName, LeaseStore, NotInserted, NotifyStore,
     PredecessorQuery, Result, RoutedEvent, SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents,
+    UnrecordedEvents,
 };
 
 #[async_trait]
@@ -160,8 +161,18 @@ impl DispatchStore for MysqlStore {
         on_session!(self.pool, "find lanes with due events", |session| fetch::due_lanes(session, lanes))
     }
 
-    async fn has_due(&self, lanes: &[LaneName], failed_blocks: &[LaneName]) -> Result<bool> {
-        on_session!(self.pool, "check for due events", |session| fetch::has_due(session, lanes, failed_blocks))
+    async fn has_due(
+        &self,
+        lanes: &[LaneName],
+        failed_blocks: &[LaneName],
+        unrecorded: &UnrecordedEvents,
+    ) -> Result<bool> {
+        on_session!(self.pool, "check for due events", |session| fetch::has_due(
+            session,
+            lanes,
+            failed_blocks,
+            unrecorded
+        ))
     }
 }
 

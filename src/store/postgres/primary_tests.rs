@@ -7,6 +7,7 @@ use crate::error::{PublishError, StoreError};
 use crate::publish::NewEvent;
 use crate::store::{
     DispatchStore, EventWriter, FetchRequest, KeyStart, LaneName, Position, PredecessorQuery, Range, SchemaStore,
+    UnrecordedEvents,
 };
 use crate::test_support::postgres::Server;
 use crate::test_support::postgres::replication::{Pair, Replication};
@@ -35,7 +36,7 @@ async fn ask(store: &PostgresStore, statement: usize) -> Result<(), StoreError> 
         3 => store.fetch(&FetchRequest { keys: vec![KeyStart::whole("k")], ..nothing() }).await.map(drop),
         4 => store.blockers("", true, &questions).await.map(drop),
         5 => store.find_unsettled("", &[(Uuid::nil(), 1)]).await.map(drop),
-        6 => store.has_due(&[LaneName::from("")], &[]).await.map(drop),
+        6 => store.has_due(&[LaneName::from("")], &[], &UnrecordedEvents::default()).await.map(drop),
         _ => store.outbox_id().await.map(drop),
     }
 }

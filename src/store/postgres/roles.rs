@@ -23,7 +23,7 @@ use crate::store::{
     FetchedDelivery, FetchedRow, HandledDelivery, HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore,
     MaintenanceStore, NewPause, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery,
     QueuePosition, RejectedDelivery, Resolution, Result, RetentionCursor, RetentionCutoff, RoutedEvent, ScanPage,
-    SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, WorkerRow,
+    SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, UnrecordedEvents, WorkerRow,
 };
 
 #[async_trait]
@@ -126,8 +126,13 @@ impl DispatchStore for PostgresStore {
         fetch::due_lanes(self, lanes).await
     }
 
-    async fn has_due(&self, lanes: &[LaneName], failed_blocks: &[LaneName]) -> Result<bool> {
-        fetch::has_due(self, lanes, failed_blocks).await
+    async fn has_due(
+        &self,
+        lanes: &[LaneName],
+        failed_blocks: &[LaneName],
+        unrecorded: &UnrecordedEvents,
+    ) -> Result<bool> {
+        fetch::has_due(self, lanes, failed_blocks, unrecorded).await
     }
 }
 

@@ -11,7 +11,9 @@ use uuid::Uuid;
 
 use super::clock::read_now;
 use super::uuid_of;
-use crate::store::{Blocker, Blockers, DueKind, DueLane, DueLanes, LaneName, Position, PredecessorQuery};
+use crate::store::{
+    Blocker, Blockers, DueKind, DueLane, DueLanes, LaneName, Position, PredecessorQuery, UnrecordedEvents,
+};
 
 const UNSETTLED: &str = "outbox_events INDEXED BY outbox_events_keys
      WHERE status IN ('pending', 'retry') AND partition_key <> '' AND seq IS NOT NULL";
@@ -103,13 +105,14 @@ pub(super) fn has_due(
     connection: &mut SqliteConnection,
     lanes: &[LaneName],
     failed_blocks: &[LaneName],
+    unrecorded: &UnrecordedEvents,
 ) -> QueryResult<bool> {
     connection.transaction(|connection| {
         let now = read_now(connection)?;
         for lane in lanes {
             let held = failed_blocks.contains(lane);
-            if lane_has_due(connection, "pending", lane, held, now)?
-                || lane_has_due(connection, "retry", lane, held, now)?
+            if lane_has_due(connection, "pending", lane, held, unrecorded, now)?
+                || lane_has_due(connection, "retry", lane, held, unrecorded, now)?
             {
                 return Ok(true);
             }
@@ -118,13 +121,19 @@ pub(super) fn has_due(
     })
 }
 
-/// Whether a lane has such an event. An earlier event that waits for its retry or its schedule blocks a later one of its
-/// key, and so does a failed one if `held`.
+/// The ids as literals: SQLite has no arrays.
+fn id_list<'i>(ids: impl IntoIterator<Item = &'i Uuid>) -> String {
+    ids.into_iter().map(|id| format!("x'{}'", id.simple())).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether a lane has such an event. An earlier event that waits for its retry or its schedule, or that was rejected, blocks
+/// a later one of its key, and so does a failed one if `held`.
 fn lane_has_due(
     connection: &mut SqliteConnection,
     status: &str,
     lane: &str,
     held: bool,
+    unrecorded: &UnrecordedEvents,
     now: i64,
 ) -> QueryResult<bool> {
     let (index, time) = match status {
@@ -148,15 +157,18 @@ fn lane_has_due(
     .bind::<Text, _>(lane)
     .sql(&format!(" AND {time} <= "))
     .bind::<BigInt, _>(now)
-    .sql(
-        " AND NOT EXISTS (
+    .sql(&format!(
+        " AND e.id NOT IN ({all}) AND NOT EXISTS (
             SELECT 1 FROM outbox_events b INDEXED BY outbox_events_keys
             WHERE b.status IN ('pending', 'retry') AND b.partition_key <> ''
               AND b.publisher_backend = e.publisher_backend AND b.partition_key = e.partition_key
               AND (b.scheduled_at, b.seq) < (e.scheduled_at, e.seq)
-              AND CASE b.status WHEN 'retry' THEN coalesce(b.retry_at, b.scheduled_at) ELSE b.scheduled_at END > ",
-    )
+              AND (b.id IN ({blocking})
+                OR CASE b.status WHEN 'retry' THEN coalesce(b.retry_at, b.scheduled_at) ELSE b.scheduled_at END > ",
+        all = id_list(unrecorded.all()),
+        blocking = id_list(&unrecorded.blocking)
+    ))
     .bind::<BigInt, _>(now)
-    .sql(&format!("){failed})"))
+    .sql(&format!(")){failed})"))
     .get_result(connection)
 }

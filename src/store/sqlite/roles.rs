@@ -30,7 +30,7 @@ use crate::store::{
     FetchedDelivery, FetchedRow, HandledDelivery, HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore,
     MaintenanceStore, NewPause, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery,
     QueuePosition, RejectedDelivery, Resolution, Result, RetentionCursor, RetentionCutoff, RoutedEvent, ScanPage,
-    SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, WorkerRow,
+    SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, UnrecordedEvents, WorkerRow,
 };
 
 #[async_trait]
@@ -175,10 +175,17 @@ impl DispatchStore for SqliteStore {
         self.reader.run("find lanes with due events", move |connection| order::due_lanes(connection, lanes)).await
     }
 
-    async fn has_due(&self, lanes: &[LaneName], failed_blocks: &[LaneName]) -> Result<bool> {
-        let (lanes, failed_blocks) = (lanes.to_vec(), failed_blocks.to_vec());
+    async fn has_due(
+        &self,
+        lanes: &[LaneName],
+        failed_blocks: &[LaneName],
+        unrecorded: &UnrecordedEvents,
+    ) -> Result<bool> {
+        let (lanes, failed_blocks, unrecorded) = (lanes.to_vec(), failed_blocks.to_vec(), unrecorded.clone());
         self.reader
-            .run("check for due events", move |connection| order::has_due(connection, &lanes, &failed_blocks))
+            .run("check for due events", move |connection| {
+                order::has_due(connection, &lanes, &failed_blocks, &unrecorded)
+            })
             .await
     }
 }

@@ -10,7 +10,7 @@ use super::connection::{Connection, Location};
 use super::fixture::SqliteFixture;
 use crate::error::StoreError;
 use crate::store::conformance::Fixture;
-use crate::store::{Care, DispatchStore, Heartbeat, SchemaStore};
+use crate::store::{Care, DispatchStore, Heartbeat, SchemaStore, UnrecordedEvents};
 
 fn heartbeat() -> Heartbeat {
     Heartbeat {
@@ -41,9 +41,9 @@ async fn reading_goes_on_while_another_writes() {
     let fixture = SqliteFixture::fresh().await;
     let mut writer = fixture.begin().await;
     writer.execute("INSERT INTO outbox_events (id, event_type, source) VALUES (randomblob(16), 't', 's')").await;
-    assert!(!fixture.store().has_due(&["".into()], &[]).await.unwrap());
+    assert!(!fixture.store().has_due(&["".into()], &[], &UnrecordedEvents::default()).await.unwrap());
     writer.commit().await;
-    assert!(fixture.store().has_due(&["".into()], &[]).await.unwrap());
+    assert!(fixture.store().has_due(&["".into()], &[], &UnrecordedEvents::default()).await.unwrap());
 }
 
 #[tokio::test]

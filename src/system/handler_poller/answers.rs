@@ -35,7 +35,7 @@ pub(super) struct HandlerDelivery {
     pub(super) fetched: FetchedDelivery,
     pub(super) shard: Shard,
     pub(super) epoch: i64,
-    pub(super) _guard: DeliveryGuard,
+    pub(super) guard: DeliveryGuard,
     pub(super) _permit: CreditPermit,
 }
 
@@ -46,6 +46,7 @@ impl SettleJob for Answered {
 
     fn set_aside(&mut self, reason: &str) {
         let FetchedDelivery { id, handler, .. } = &self.delivery.fetched;
+        self.delivery.guard.set_aside();
         tracing::warn!(event.id = %id, handler, reason, "handler's answer not recorded; retrying");
     }
 }

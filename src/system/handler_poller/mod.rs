@@ -184,7 +184,7 @@ impl HandlerPoller {
     fn follow(&mut self, recorded: Vec<(Answered, Settled)>, ctx: &mut Context<Self>) {
         let handlers: BTreeSet<String> =
             recorded.into_iter().map(|(answered, _)| answered.delivery.fetched.handler).collect();
-        for handler in handlers.iter().filter(|handler| !self.context.owed.has_any(handler)) {
+        for handler in handlers.iter().filter(|handler| !self.context.owed.is_busy(handler)) {
             self.polls.entry(handler.clone()).and_modify(|polls| polls.ended(BootInstant::now()));
         }
         self.run_once(false, ctx);
@@ -224,7 +224,7 @@ impl HandlerPoller {
         }
         let guard = self.context.owed.take(&fetched.handler, (fetched.id, fetched.seq), fetched.shard)?;
         let permit = self.credit.take(fetched.event.as_ref().map_or(0, |event| event.size()));
-        Some(HandlerDelivery { fetched, shard, epoch, _guard: guard, _permit: permit })
+        Some(HandlerDelivery { fetched, shard, epoch, guard, _permit: permit })
     }
 
     /// Records that a live process has the handlers; how long events are owed to a handler counts from the last such record.

@@ -30,7 +30,7 @@ use self::entries::{InFlightEntry, Inner};
 pub(crate) use self::fetch::{Admitted, Fetch};
 use crate::clock::BootInstant;
 use crate::fault_injection::{self, ProtocolRule};
-use crate::store::{KeyStart, LaneName, Position, Shard};
+use crate::store::{KeyStart, LaneName, Position, Shard, UnrecordedEvents};
 use crate::system::retry_times::RetryTimes;
 
 /// The session under which a shard is open. Fetches, deliveries and batches belong together if theirs is the same.
@@ -275,6 +275,14 @@ impl InFlight {
         found.sort_by_key(|(_, unwritable)| unwritable.since);
         found.truncate(most);
         found
+    }
+
+    /// Adds the events whose outcome the database does not record.
+    pub(crate) fn add_unrecorded(&self, unrecorded: &mut UnrecordedEvents) {
+        let inner = self.lock();
+        for (id, entry) in inner.events.iter().filter(|(_, entry)| entry.unwritable.is_some()) {
+            if entry.blocks() { &mut unrecorded.blocking } else { &mut unrecorded.sent }.push(*id);
+        }
     }
 
     /// Forgets outcomes of a shard that another worker has now: it finds them in the journal.

@@ -13,7 +13,7 @@ use crate::event::Status;
 use crate::store::{
     Acceptance, Action, Announcement, AuditNote, Care, DeliveryRequest, FailureRecord, FetchedDelivery,
     HandledDelivery, Heartbeat, LeaseStore, NOT_COVERED, RejectedDelivery, RetentionCutoff, Settled, SettledEvent,
-    Shard, Store, handler_lane,
+    Shard, Store, UnrecordedEvents, handler_lane,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -179,7 +179,7 @@ pub(super) async fn what_only_handlers_elsewhere_are_owed_is_in_nobodys_way<F: F
     announce(&store, &[("audit", "*")]).await;
     owed_event(&fixture, TestRow::keyed("k").at(-90_000), &["audit"]).await;
     assert!(fetch_all(&store).await.is_empty());
-    assert!(!store.has_due(&[lane()], &[lane()]).await.unwrap());
+    assert!(!store.has_due(&[lane()], &[lane()], &UnrecordedEvents::default()).await.unwrap());
     assert!(store.due().await.unwrap().is_empty());
     let later = TestRow::keyed("k").insert(&fixture).await;
     let question = ask_before(&store, "k", later).await;
@@ -393,7 +393,7 @@ pub(super) async fn a_handler_that_gives_up_fails_the_event_and_ends_no_other_de
     let errors: Vec<serde_json::Value> = failed.errors.unwrap().parse().unwrap();
     assert_eq!((errors.len(), &errors[0]["error"]), (2, &"handler `mail`: no such account".into()));
     let question = TestRow::keyed("k").insert(&fixture).await;
-    assert!(!store.has_due(&[], &[]).await.unwrap() && question != id);
+    assert!(!store.has_due(&[], &[], &UnrecordedEvents::default()).await.unwrap() && question != id);
     // The late handler is still asked, and its answer changes nothing for the others.
     assert_eq!(owed_ids(&store, "stock").await, [id]);
     assert_eq!(handle(&store, "stock", id).await, Settled::Recorded);

@@ -7,8 +7,8 @@ use diesel::sql_types::{BigInt, Bool};
 use crate::store::mysql::SHARDS;
 use crate::store::mysql::error::Failure;
 use crate::store::mysql::session::Session;
-use crate::store::mysql::statement::Statement;
-use crate::store::{DueKind, DueLane, DueLanes, LaneName};
+use crate::store::mysql::statement::{Statement, Value, list};
+use crate::store::{DueKind, DueLane, DueLanes, LaneName, UnrecordedEvents};
 
 /// The lanes that have a due event in one of these shards, from one statement.
 pub(in crate::store::mysql) async fn due_lanes(
@@ -49,7 +49,9 @@ pub(in crate::store::mysql) async fn has_due(
     session: &mut Session<'_>,
     lanes: &[LaneName],
     failed_blocks: &[LaneName],
+    unrecorded: &UnrecordedEvents,
 ) -> Result<bool, Failure> {
+    let waiting = waiting(unrecorded);
     for lane in lanes {
         let held = if failed_blocks.contains(lane) { HELD } else { "" };
         let shards = (0..SHARDS).map(|shard| shard.to_string()).collect::<Vec<_>>().join(", ");
@@ -58,9 +60,11 @@ pub(in crate::store::mysql) async fn has_due(
         for source in [pending, retry] {
             let sql = format!(
                 "SELECT EXISTS (SELECT 1 FROM outbox_events e FORCE INDEX ({source} <= UTC_TIMESTAMP(6) \
-                 AND e.publisher_backend = ?{WAITING}{held})"
+                 AND e.publisher_backend = ?{waiting}{held})"
             );
-            if session.load_one(Statement::<Bool>::built(sql, [lane.as_ref().into()])).await? {
+            let ids = unrecorded.all().chain(&unrecorded.blocking).map(|id| Value::from(*id));
+            let values: Vec<Value> = [lane.as_ref().into()].into_iter().chain(ids).collect();
+            if session.load_one(Statement::<Bool>::built(sql, values)).await? {
                 return Ok(true);
             }
         }
@@ -68,11 +72,20 @@ pub(in crate::store::mysql) async fn has_due(
     Ok(false)
 }
 
-/// An earlier event that waits for its retry or its schedule blocks a later one of its key.
-const WAITING: &str = " AND NOT EXISTS (SELECT 1 FROM outbox_events b FORCE INDEX (outbox_events_keys) \
-    WHERE b.publisher_backend = e.publisher_backend AND b.unsettled_key = e.partition_key \
-    AND b.scheduled_at <= e.scheduled_at AND (b.scheduled_at < e.scheduled_at OR b.seq < e.seq) \
-    AND COALESCE(b.due_again_at, b.scheduled_at) > UTC_TIMESTAMP(6))";
+/// An earlier event that waits for its retry or its schedule, or that was rejected, blocks a later one of its key. All
+/// unrecorded ids are bound, and then those that block.
+fn waiting(unrecorded: &UnrecordedEvents) -> String {
+    let ids =
+        |start: &str, count: usize| if count == 0 { String::new() } else { format!("{start} IN {}", list(count)) };
+    let but = ids(" AND e.id NOT", unrecorded.all().count());
+    let or_rejected = ids(" OR b.id", unrecorded.blocking.len());
+    format!(
+        "{but} AND NOT EXISTS (SELECT 1 FROM outbox_events b FORCE INDEX (outbox_events_keys) \
+         WHERE b.publisher_backend = e.publisher_backend AND b.unsettled_key = e.partition_key \
+         AND b.scheduled_at <= e.scheduled_at AND (b.scheduled_at < e.scheduled_at OR b.seq < e.seq) \
+         AND (COALESCE(b.due_again_at, b.scheduled_at) > UTC_TIMESTAMP(6){or_rejected}))"
+    )
+}
 
 /// So does a failed one, where failed events hold their keys.
 const HELD: &str = " AND NOT EXISTS (SELECT 1 FROM outbox_events h FORCE INDEX (outbox_events_held) \

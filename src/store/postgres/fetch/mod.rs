@@ -24,6 +24,7 @@ use crate::error::StoreError;
 use crate::store::LaneName;
 use crate::store::{
     Blocker, Blockers, FetchRequest, FetchResult, FetchedRow, Position, PredecessorQuery, Snapshot, TransactionId,
+    UnrecordedEvents,
 };
 
 /// A row with its shard.
@@ -394,7 +395,12 @@ static UNSETTLED_SENT: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Whether a lane has a due event without an earlier one that blocks it.
-pub(super) async fn has_due(store: &PostgresStore, lanes: &[LaneName], failed_blocks: &[LaneName]) -> Result<bool> {
+pub(super) async fn has_due(
+    store: &PostgresStore,
+    lanes: &[LaneName],
+    failed_blocks: &[LaneName],
+    unrecorded: &UnrecordedEvents,
+) -> Result<bool> {
     let lanes: Vec<&str> = lanes.iter().map(AsRef::as_ref).collect();
     let holding: Vec<&str> = failed_blocks.iter().map(AsRef::as_ref).collect();
     store
@@ -402,6 +408,8 @@ pub(super) async fn has_due(store: &PostgresStore, lanes: &[LaneName], failed_bl
             diesel::sql_query(HAS_DUE)
                 .bind::<Array<Text>, _>(lanes)
                 .bind::<Array<Text>, _>(holding)
+                .bind::<Array<SqlUuid>, _>(&unrecorded.sent)
+                .bind::<Array<SqlUuid>, _>(&unrecorded.blocking)
                 .get_result::<Answer>(conn)
                 .boxed()
         })
@@ -423,11 +431,12 @@ macro_rules! first_of_a_shard {
             "(SELECT e.id FROM outbox_events e WHERE e.publisher_backend = l.lane \
                 AND outbox_shard(e.partition_key, e.id) = n::smallint AND ",
             $due,
-            " AND NOT EXISTS (SELECT FROM (SELECT w.status, w.retry_at, w.scheduled_at FROM outbox_events w \
+            " AND e.id <> ALL ($3) AND e.id <> ALL ($4) \
+            AND NOT EXISTS (SELECT FROM (SELECT w.id, w.status, w.retry_at, w.scheduled_at FROM outbox_events w \
                 WHERE w.publisher_backend = l.lane AND w.status IN ('pending', 'retry') \
-                AND w.partition_key = e.partition_key AND w.partition_key <> '' \
+                AND w.partition_key = e.partition_key AND w.partition_key <> '' AND w.id <> ALL ($3) \
                 AND (w.scheduled_at, w.seq) < (e.scheduled_at, e.seq) ORDER BY w.scheduled_at, w.seq LIMIT 1) first \
-                WHERE CASE first.status WHEN 'pending' THEN first.scheduled_at \
+                WHERE first.id = ANY ($4) OR CASE first.status WHEN 'pending' THEN first.scheduled_at \
                     ELSE coalesce(first.retry_at, first.scheduled_at) END > now()) \
             AND NOT (l.lane = ANY ($2) AND EXISTS (SELECT FROM outbox_events f WHERE f.publisher_backend = l.lane \
                 AND f.status = 'failed' AND f.retry_at IS NULL AND f.partition_key = e.partition_key AND f.partition_key <> '' \

@@ -14,7 +14,7 @@ use crate::store::postgres::{PostgresStore, SHARDS, Target};
 use crate::store::{
     Action, AdminStore, Announcement, AuditNote, Care, CountMode, DeliveryRequest, DispatchStore, FetchRequest,
     HandledDelivery, HandlerStore, Heartbeat, KeyStart, MaintenanceStore, Position, PredecessorQuery, RejectedDelivery,
-    RetentionCursor, RetentionCutoff, SchemaStore, Settled, Shard, Store, handler_lane,
+    RetentionCursor, RetentionCutoff, SchemaStore, Settled, Shard, Store, UnrecordedEvents, handler_lane,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -66,7 +66,7 @@ async fn ask(store: &PostgresStore, owner: Uuid, epoch: i64) -> Vec<(Uuid, i64)>
     let before = Position { scheduled_at: i64::MAX, seq: i64::MAX };
     let question = PredecessorQuery { key: "key-7".to_owned(), from: Position::START, before, except: Vec::new() };
     assert!(store.blockers("orders", true, &[question]).await.unwrap().is_empty());
-    assert!(!store.has_due(&["orders".into()], &["orders".into()]).await.unwrap());
+    assert!(!store.has_due(&["orders".into()], &["orders".into()], &UnrecordedEvents::default()).await.unwrap());
     assert!(store.due().await.unwrap().is_empty());
     let keys: Vec<String> = (0..100).map(|key| format!("key-{key}")).collect();
     store.owed_before("orders", &keys).await.unwrap();

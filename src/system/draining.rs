@@ -1,0 +1,85 @@
+//! `Outbox::drained`: waits until nothing is left that can be delivered.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::context::SystemContext;
+use super::handle::{CHECK_INTERVAL, Outbox};
+use crate::error::StoreError;
+use crate::store::{DeliveryRequest, LaneName, UnrecordedEvents};
+
+/// How many times deliveries are asked for: each time, those that have to wait are postponed, and show what is behind them.
+const ROUNDS: usize = 50;
+
+/// What [`Outbox::drained`] has left.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Drained {
+    /// Events that were sent or refused, but the database does not record it: a trigger refuses the change, for example, or
+    /// another transaction has locked the row. [`Outbox::explain`] names the reason.
+    pub unrecorded: Vec<Uuid>,
+}
+
+impl Outbox {
+    /// Waits until this worker and others have delivered everything that is due for the served backends. Held events, events
+    /// behind a retry that is not due, and events of backends that an operator has paused do not count; events of a backend
+    /// that is unavailable do, and so do events that handlers of this process are owed. Continues to wait while the database
+    /// cannot be reached. A worker with a [`limit`](crate::Builder::limit) waits no longer than until it has delivered this many.
+    pub async fn drained(&self) -> Drained {
+        loop {
+            if self.context.is_idle() {
+                let unrecorded = self.context.unrecorded();
+                let used_up = self.context.quota.as_ref().is_some_and(|quota| quota.is_used_up());
+                if used_up || !self.has_deliverable(&unrecorded).await && self.context.is_idle() {
+                    let in_lanes = unrecorded.all().copied();
+                    return Drained { unrecorded: in_lanes.chain(self.context.owed.unwritable()).collect() };
+                }
+            }
+            tokio::time::sleep(CHECK_INTERVAL).await;
+        }
+    }
+
+    /// Whether anything can be delivered; also if that cannot be known now.
+    async fn has_deliverable(&self, unrecorded: &UnrecordedEvents) -> bool {
+        let (context, unrecorded) = (Arc::clone(&self.context), unrecorded.clone());
+        let asked = self.context.runtime.spawn(async move {
+            Ok::<_, StoreError>(
+                has_deliverable_events(&context, &unrecorded).await? || has_deliverable_deliveries(&context).await?,
+            )
+        });
+        !matches!(asked.await, Ok(Ok(false)))
+    }
+}
+
+async fn has_deliverable_events(context: &SystemContext, unrecorded: &UnrecordedEvents) -> Result<bool, StoreError> {
+    let pauses = context.store.pauses().await?;
+    let is_paused = |name: &str| pauses.iter().any(|pause| pause.backend == name && pause.is_whole());
+    let mut lanes: Vec<LaneName> = context.lanes().cloned().collect();
+    lanes.retain(|lane| !context.publisher_of(lane).is_some_and(|publisher| is_paused(&publisher.name)));
+    context.store.has_due(&lanes, &context.settings.holding_lanes(), unrecorded).await
+}
+
+/// Whether a handler of this process can be called. Deliveries behind one that is held or retried later cannot be due.
+async fn has_deliverable_deliveries(context: &SystemContext) -> Result<bool, StoreError> {
+    let handlers = context.subscribed_names();
+    for _ in 0..ROUNDS {
+        if !context.store.has_due_deliveries(&handlers).await? {
+            return Ok(false);
+        }
+        for handler in &handlers {
+            let request = DeliveryRequest {
+                handler: handler.clone(),
+                shards: (0..context.store.shards()).collect(),
+                except: context.owed.of(handler),
+                max_events: 1,
+                max_bytes: 1,
+                max_event_bytes: 1,
+            };
+            if !context.store.fetch_deliveries(&request).await?.is_empty() {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
