@@ -44,6 +44,7 @@ mod nats;
 mod nginx;
 mod operating;
 mod order;
+mod orders;
 mod outage;
 mod panics;
 mod partitions;
