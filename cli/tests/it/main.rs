@@ -46,6 +46,7 @@ mod operating;
 mod order;
 mod orders;
 mod outage;
+mod own_outbox;
 mod panics;
 mod partitions;
 mod pending;
