@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks deploy/ as far as possible without a container engine: schemas and lints, then the image's build command in a copy
-# of the engine's build context, and the program in a folder with the image's files, read-only, as user 65532, with the
-# settings of the compose file and of the Kubernetes manifest. No image is built.
+# Checks deploy/ as far as possible without a container engine: schemas and lints, those of examples/orders too, then the
+# image's build command in a copy of the engine's build context, and the program in a folder with the image's files,
+# read-only, as user 65532, with the settings of the compose file and of the Kubernetes manifest. No image is built.
 #
 # Needs python3 with venv and the network for pip (once), redis-server and postgres, and root for the folder.
 set -euo pipefail
@@ -27,12 +27,12 @@ fi
 bin=$work/venv/bin
 echo "${tools[*]}"
 
-step "Dockerfile: hadolint"
-"$bin/hadolint" deploy/Dockerfile
+step "Dockerfiles: hadolint"
+"$bin/hadolint" deploy/Dockerfile examples/orders/Dockerfile
 echo "no findings"
 
-step "compose.yaml: the compose specification's schema"
-"$bin/check-jsonschema" --builtin-schema vendor.compose-spec deploy/compose.yaml
+step "The compose files: the compose specification's schema"
+"$bin/check-jsonschema" --builtin-schema vendor.compose-spec deploy/compose.yaml examples/orders/compose.yaml
 
 step "kubernetes.yaml: Kubernetes' schemas"
 "$bin/kubernetes-validate" --strict deploy/kubernetes.yaml

@@ -77,6 +77,9 @@ RUST_TEST_THREADS="${RUST_TEST_THREADS:-$threads}" cargo test --workspace
 step "Tests of the adapters, with every driver"
 RUST_TEST_THREADS="${RUST_TEST_THREADS:-$threads}" cargo test --manifest-path tests/adapters/Cargo.toml --target-dir target
 
+step "Examples with sqlx"
+RUST_TEST_THREADS="${RUST_TEST_THREADS:-$threads}" cargo test --manifest-path examples/web/Cargo.toml --target-dir target
+
 step "Example: quickstart"
 cargo run --quiet -p quickstart
 
