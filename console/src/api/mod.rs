@@ -23,7 +23,7 @@ use super::methods::{get, post};
 use super::queries::{self, OverviewCache};
 use super::request_info::Base;
 use super::requests::{AuditQuery, Filter, PageQuery, known_names};
-use super::responses::{Audit, Detail, EventListItem, Events, Overview};
+use super::responses::{Audit, Detail, EventListItem, EventState, Events, Overview};
 use super::single_flight::CachedValue;
 use actix_outbox::Explanation;
 use actix_outbox::OutboxEvent;
@@ -272,7 +272,8 @@ struct EventDetail<'a> {
     Refused,
 ))]
 async fn event(admin: web::Data<OutboxAdmin>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let Detail { event, data_bytes, explanation, neighbours } = queries::event(&admin, known(&id)?).await?;
+    let Detail { state, data_bytes, neighbours } = queries::event(&admin, known(&id)?).await?;
+    let EventState { event, explanation } = state;
     let event = event.as_ref().ok();
     Ok(HttpResponse::Ok().json(EventDetail { event, data_bytes, explanation, neighbours }))
 }
