@@ -93,6 +93,8 @@ async fn the_page_of_an_event_says_what_its_consumer_groups_have_done_with_it() 
     let (_, letter) =
         body.split_once("name=\"consumer\" value=\"mailer\"><input type=\"hidden\" name=\"id\" value=\"").unwrap();
     let letter = letter.split('"').next().unwrap();
+    let letters = console.get("/consumers/dead?consumer=mailer", &cookie).body;
+    assert!(letters.contains(&format!("href=\"/events/{id}\"")), "{letters}");
     let confirm = crate::web::form(&[("consumer", "mailer"), ("action", "retry"), ("id", letter)]);
     let page = console.get(&format!("/consumers/confirm?{confirm}"), &cookie);
     assert!(page.status == 200 && page.body.contains("Retry 1 dead letter?"), "{}", page.body);

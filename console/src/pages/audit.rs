@@ -43,7 +43,7 @@ pub(super) async fn show(layout: PageLayout, admin: web::Data<OutboxAdmin>, requ
 fn table(layout: &PageLayout, entries: &[AuditEntry]) -> Markup {
     html! {
         div class="wide" {
-            table {
+            table class="stack" {
                 thead { tr {
                     th scope="col" { "When" }
                     th scope="col" { "Who" }
@@ -66,13 +66,13 @@ fn row(layout: &PageLayout, entry: &AuditEntry) -> Markup {
         tr {
             td { (time(entry.at)) }
             td { (shortened(&entry.who)) }
-            td { (shortened(&entry.from)) }
+            td data-label="From" { (shortened(&entry.from)) }
             td { (entry.action) }
-            td { @if let Some(filter) = &entry.filter { (prose(filter)) } @else { "id" } }
+            td data-label="Selected by" { @if let Some(filter) = &entry.filter { (prose(filter)) } @else { "id" } }
             td {
                 @if is_of_letters { (number(entry.events)) " dead" } @else if !is_of_backend { (events(layout, entry)) }
             }
-            td { (prose(&entry.reason)) }
+            td class="rest" data-label="Reason" { (prose(&entry.reason)) }
         }
     }
 }

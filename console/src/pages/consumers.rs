@@ -10,9 +10,10 @@ use actix_outbox::{
 use actix_web::{HttpRequest, web};
 use maud::{Markup, html};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use super::error::{PageError, PageResult};
-use super::format::{number, shortened, span, time};
+use super::format::{number, prose, shortened, span, time};
 use super::layout::PageLayout;
 use crate::auth::{AccessError, CSRF_FIELD};
 use crate::letters::{self, LetterAction, Letters, MOST, PAGE};
@@ -206,7 +207,7 @@ pub(super) async fn list(layout: PageLayout, settings: web::Data<Settings>, requ
 fn table(layout: &PageLayout, letters: &[LetterFacts]) -> Markup {
     html! {
         div class="wide" {
-            table {
+            table class="stack" {
                 thead { tr {
                     @if layout.may_change() { th scope="col" { input type="checkbox" data-all aria-label="Select all on this page"; } }
                     th scope="col" { "When" }
@@ -223,11 +224,16 @@ fn table(layout: &PageLayout, letters: &[LetterFacts]) -> Markup {
                                 td { input type="checkbox" name="id" value=(letter.id) aria-label={ "Select " (letter.id) }; }
                             }
                             td { (time(letter.at)) }
-                            td { (shortened(&letter.stream)) }
-                            td { (shortened(&letter.event_type)) }
-                            td { (shortened(&letter.event_id)) }
-                            td { (number(letter.deliveries)) }
-                            td { (shortened(&letter.reason)) }
+                            td data-label="Stream" { (shortened(&letter.stream)) }
+                            td data-label="Type" { (shortened(&letter.event_type)) }
+                            td data-label="Event" {
+                                @match letter.event_id.parse::<Uuid>() {
+                                    Ok(id) => a href=(layout.link(&format!("/events/{id}"))) { (super::format::id(id)) },
+                                    Err(_) => (shortened(&letter.event_id)),
+                                }
+                            }
+                            td data-label="Deliveries" { (number(letter.deliveries)) }
+                            td class="rest" { (prose(&letter.reason)) }
                         }
                     }
                 }

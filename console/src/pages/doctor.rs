@@ -43,7 +43,7 @@ pub(super) async fn show(
 fn table(layout: &PageLayout, findings: &[Finding]) -> Markup {
     html! {
         div class="wide" {
-            table {
+            table class="stack" {
                 thead { tr {
                     th scope="col" { "Severity" }
                     th scope="col" { "Part" }
@@ -55,8 +55,8 @@ fn table(layout: &PageLayout, findings: &[Finding]) -> Markup {
                         tr {
                             td { (severity(finding.severity)) }
                             td { (shortened(&finding.part)) }
-                            td { (prose(&finding.problem)) }
-                            td { (prose(&finding.advice)) (hints::of_advice(layout, &finding.advice)) }
+                            td class="rest" { (prose(&finding.problem)) }
+                            td class="rest" data-label="What to do" { (prose(&finding.advice)) (hints::of_advice(layout, &finding.advice)) }
                         }
                     }
                 }

@@ -163,7 +163,7 @@ fn filters(layout: &PageLayout, filter: &Filter, order: Order) -> Markup {
 pub(super) fn table(layout: &PageLayout, events: &[EventListItem], selectable: bool) -> Markup {
     html! {
         div class="wide" {
-            table {
+            table class="stack" {
                 thead { tr {
                     @if selectable { th scope="col" { input type="checkbox" data-all aria-label="Select all on this page"; } }
                     th scope="col" { "Event" }
@@ -191,11 +191,11 @@ fn row(layout: &PageLayout, event: &EventListItem, selectable: bool) -> Markup {
                 EventListItem::Event(event) => {
                     td { (status(event.status)) @if event.retry_count > 0 { " " span class="soft" { "×" (number(event.retry_count)) } } }
                     td { (like(layout, "type", &event.event_type)) }
-                    td { (event.subject) }
-                    td { (like(layout, "backend", &event.backend)) }
-                    td { (like(layout, "key", &event.key)) }
-                    td { (time(event.created_at)) }
-                    td { (shortened(&event.last_error)) }
+                    td data-label="Subject" { (event.subject) }
+                    td data-label="Backend" { (like(layout, "backend", &event.backend)) }
+                    td data-label="Key" { (like(layout, "key", &event.key)) }
+                    td data-label="Created" { (time(event.created_at)) }
+                    td class="rest" { (shortened(&event.last_error)) }
                 }
                 EventListItem::Unreadable { unreadable, .. } => {
                     td colspan="7" { span class="bad" { "unreadable: " (shortened(unreadable)) } }

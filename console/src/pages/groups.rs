@@ -26,7 +26,7 @@ pub(super) fn show(layout: &PageLayout, settings: &Settings, found: &EventGroups
                 ", when this page was opened."
             }
             div class="wide" {
-                table {
+                table class="stack" {
                     thead { tr {
                         th scope="col" { "Group" }
                         th scope="col" { "State" }

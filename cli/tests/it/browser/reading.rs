@@ -45,6 +45,8 @@ async fn a_chart_says_the_values_under_the_pointer_and_its_table_has_them_all() 
     browser.wait_text("#throughput .readout", "published").await;
     press(&browser, &["ArrowLeft"]).await;
     let said = browser.text("#throughput .readout").await;
+    evaluate(&browser, "document.getElementById('charts').scrollIntoView()").await;
+    browser.picture("charts").await;
     let row = "const row = document.querySelectorAll('#throughput tbody tr')[1]; return [...row.cells].map((cell) => cell.textContent.trim())";
     let row = evaluate(&browser, row).await;
     let [at, published, rejected, failed] = [0, 1, 2, 3].map(|n| row[n].as_str().unwrap().to_owned());
