@@ -56,7 +56,7 @@ pub(super) async fn show(
     #[cfg(feature = "consumer")]
     let groups = html! { @if let Ok(Some(found)) = &groups { (groups::show(&layout, &settings, found)) } };
     #[cfg(not(feature = "consumer"))]
-    let groups = Markup::default();
+    let groups = html! {};
     let content = html! {
         h1 { "Event " code data-copy { (id) } }
         @if layout.may_change() { (actions(&layout, id)) }
