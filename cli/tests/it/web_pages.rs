@@ -93,6 +93,10 @@ async fn the_page_of_an_event_says_what_its_consumer_groups_have_done_with_it() 
     let (_, letter) =
         body.split_once("name=\"consumer\" value=\"mailer\"><input type=\"hidden\" name=\"id\" value=\"").unwrap();
     let letter = letter.split('"').next().unwrap();
+    let api = |id: &str| console.api("GET", &format!("/events/{id}/groups"), READER, None);
+    let groups = api(&id).json();
+    assert_eq!(groups["groups"]["groups"][0]["state"], "dead", "{groups}");
+    assert_eq!(api(&uuid::Uuid::now_v7().to_string()).status, 404);
     let letters = console.get("/consumers/dead?consumer=mailer", &cookie).body;
     assert!(letters.contains(&format!("href=\"/events/{id}\"")), "{letters}");
     let confirm = crate::web::form(&[("consumer", "mailer"), ("action", "retry"), ("id", letter)]);

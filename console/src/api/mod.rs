@@ -57,6 +57,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 fn consumer_routes(config: &mut web::ServiceConfig) {
     config
         .service(get("/consumers", consumers::consumers))
+        .service(get("/events/{id}/groups", consumers::event_groups))
         .service(get("/consumers/{name}/dead", consumers::dead))
         .service(post("/consumers/{name}/dead/changes", consumers::change));
 }
@@ -67,7 +68,10 @@ fn consumer_routes(_: &mut web::ServiceConfig) {}
 /// The part of the API that is for consumers.
 #[cfg(feature = "consumer")]
 #[derive(OpenApi)]
-#[openapi(paths(consumers::consumers, consumers::dead, consumers::change), security(("secret" = [])))]
+#[openapi(
+    paths(consumers::consumers, consumers::dead, consumers::change, consumers::event_groups),
+    security(("secret" = []))
+)]
 struct ConsumersDescription;
 
 /// The API of the console of actix-outbox.
