@@ -34,6 +34,7 @@ mod request_info;
 mod requests;
 mod responses;
 mod single_flight;
+mod timeline;
 
 use std::sync::Arc;
 
@@ -46,8 +47,10 @@ pub use self::auth::{Access, User};
 pub use self::error::WebError;
 use self::limits::Limits;
 use self::middleware::Checks;
+use self::pages::TraceUrl;
 use self::queries::{DoctorCache, OverviewCache};
 use self::request_info::{API, RequestInfo};
+use self::timeline::TimelineCache;
 use actix_outbox::{Builder, OutboxAdmin, Settings};
 
 /// The console's own connections, at most: pages do not wait for a worker's connections, nor the worker for theirs.
@@ -62,7 +65,9 @@ pub struct Console {
     admin: OutboxAdmin,
     overview: Arc<OverviewCache>,
     doctor: Arc<DoctorCache>,
+    timelines: Arc<TimelineCache>,
     access: Arc<Access>,
+    traces: Arc<TraceUrl>,
     limits: Arc<Limits>,
     #[cfg(feature = "consumer")]
     settings: Arc<Settings>,
@@ -93,7 +98,9 @@ impl Console {
             admin,
             overview,
             doctor,
+            timelines: Arc::default(),
             access: Arc::new(access),
+            traces: Arc::new(TraceUrl(settings.web.trace_url.clone())),
             limits: Arc::default(),
             #[cfg(feature = "consumer")]
             settings: Arc::new(settings),
@@ -112,7 +119,9 @@ pub fn scope(path: &str, console: &Console) -> impl HttpServiceFactory + use<> {
         .app_data(actix_web::web::Data::new(console.admin.clone()))
         .app_data(actix_web::web::Data::from(Arc::clone(&console.overview)))
         .app_data(actix_web::web::Data::from(Arc::clone(&console.doctor)))
+        .app_data(actix_web::web::Data::from(Arc::clone(&console.timelines)))
         .app_data(actix_web::web::Data::from(Arc::clone(&console.access)))
+        .app_data(actix_web::web::Data::from(Arc::clone(&console.traces)))
         .app_data(actix_web::web::PayloadConfig::new(MOST_BYTES))
         .app_data(actix_web::web::FormConfig::default().limit(MOST_BYTES))
         .app_data(api::json_config(MOST_BYTES))

@@ -95,7 +95,8 @@ pub(crate) async fn event(admin: &OutboxAdmin, id: Uuid) -> Result<Detail> {
         Ok(event) => admin.neighbours(event, NEIGHBOURS, SCAN_TIME).await?,
         Err(_) => Vec::new(),
     };
-    Ok(Detail { event, data_bytes, explanation, neighbours: neighbours.into_iter().map(EventListItem::from).collect() })
+    let state = EventState { event, explanation };
+    Ok(Detail { state, data_bytes, neighbours: neighbours.into_iter().map(EventListItem::from).collect() })
 }
 
 /// The parts of an event's page that change while it is open; the data does not.

@@ -20,6 +20,11 @@ pub(super) fn is_refresh(headers: &HeaderMap) -> bool {
     headers.contains_key("hx-request")
 }
 
+/// The id of the part of an open page that refreshes itself.
+pub(super) fn refreshed_part(headers: &HeaderMap) -> Option<&str> {
+    headers.get("hx-target").filter(|_| is_refresh(headers)).and_then(|id| id.to_str().ok())
+}
+
 /// The path that the console is mounted at, and what its responses need with it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Base {

@@ -157,10 +157,9 @@ pub(crate) struct EventState {
 
 /// One event with its explanation and neighbours, and with its data unless that is large.
 pub(crate) struct Detail {
-    pub(crate) event: Result<OutboxEvent, Unreadable>,
+    pub(crate) state: EventState,
     /// The length of its data.
     pub(crate) data_bytes: u64,
-    pub(crate) explanation: Explanation,
     /// Other events with its key, newest first.
     pub(crate) neighbours: Vec<EventListItem>,
 }

@@ -69,7 +69,7 @@ use crate::settings::Settings;
 pub use crate::store::migrate::{MigrationPlan, MigrationProgress, MigrationStep};
 pub use crate::store::{
     Action, AuditEntry, BackendPause, CountMode, CreatedCursor, DataPart, EventFilter, HistoryBucket, InvalidCursor,
-    OutcomeCounts, Resolution, Unreadable,
+    OutcomeCounts, Resolution, Unreadable, Wait, WaitQuery,
 };
 use crate::store::{RetentionRun, Store};
 use crate::system::Backends;
@@ -156,5 +156,20 @@ impl OutboxAdmin {
     /// Errors of the database.
     pub async fn history(&self, resolution: Resolution, since: Duration) -> Result<Vec<HistoryBucket>> {
         self.store.history(resolution, since).await
+    }
+
+    /// How long published events waited, from a sample of those that the table still has. An event that names no backend is
+    /// one of the default publisher.
+    ///
+    /// # Errors
+    /// Errors of the database.
+    pub async fn waits(&self, query: WaitQuery) -> Result<Vec<Wait>> {
+        let mut waits = self.store.sample_waits(query).await?;
+        if let Ok(default) = self.settings.default_publisher() {
+            for wait in waits.iter_mut().filter(|wait| wait.backend.is_empty()) {
+                default.clone_into(&mut wait.backend);
+            }
+        }
+        Ok(waits)
     }
 }

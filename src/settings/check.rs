@@ -267,6 +267,13 @@ impl Check<'_> {
         let names = web.path.strip_prefix('/');
         let is_path = names.is_some_and(|names| names.is_empty() || names.split('/').all(is_name));
         self.that(is_path, "web.path", "must be a path such as \"/outbox\", without a slash at its end")?;
+        let is_link =
+            |url: &String| (url.starts_with("https://") || url.starts_with("http://")) && url.contains("{trace_id}");
+        self.that(
+            web.trace_url.as_ref().is_none_or(is_link),
+            "web.trace_url",
+            "must be an http or https address with {trace_id} in it, such as \"https://jaeger.example/trace/{trace_id}\"",
+        )?;
         for (key, users) in [("web.operators", &web.operators), ("web.readers", &web.readers)] {
             for (n, user) in users.iter().enumerate() {
                 let key = |name: &str| format!("{key}.{n}.{name}");

@@ -352,6 +352,8 @@ table! {
         /// Addresses or networks of proxies in front of the console whose `X-Forwarded-For` and `X-Forwarded-Prefix` are
         /// trusted: request limits then count the clients' addresses, and links begin with the prefix.
         proxies: Vec<String> = Vec::new(), Node::strings;
+        /// The address of a trace in a viewer of traces, with `{trace_id}` in it; pages of events link there.
+        trace_url: Option<String> = None, |node| node.string().map(Some);
     }
 }
 

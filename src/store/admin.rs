@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::report::by_lane;
 use super::{
     AuditEntry, AuditNote, AuditRow, BackendPause, DatabaseFacts, EventFilter, HistoryBucket, LaneClaim, LaneHealth,
-    LaneName, NewPause, Page, Position, Resolution, Result, ScanPage,
+    LaneName, NewPause, Page, Position, Resolution, Result, ScanPage, Wait, WaitQuery,
 };
 use crate::error::InvalidEvent;
 use crate::event::{OutboxEvent, Status};
@@ -287,6 +287,9 @@ pub(crate) trait AdminStore: Send + Sync {
 
     /// Outcomes of events since this long ago, in the order of time.
     async fn history(&self, span: Resolution, since: Duration) -> Result<Vec<HistoryBucket>>;
+
+    /// How long published events waited. Reads at most the rows that it asks for.
+    async fn sample_waits(&self, query: WaitQuery) -> Result<Vec<Wait>>;
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod queue_position;
 mod reading;
 mod routing;
 mod settling;
+mod waits;
 mod writing;
 
 use std::sync::Arc;
@@ -252,6 +253,7 @@ macro_rules! instantiate {
                 audit::recorded_changes_are_deleted_with_the_history,
                 history::what_became_of_events_is_added_up_by_minute_and_by_hour,
                 history::history_ends_after_a_day_by_minute_and_thirty_by_hour,
+                waits::a_sample_of_waits_has_the_first_published_events_of_each_period,
                 inbox::the_inbox_is_made_alone_and_once,
                 inbox::the_outbox_does_not_need_an_inbox_and_leaves_one_alone,
                 inbox::a_table_of_another_shape_is_no_inbox,

@@ -55,6 +55,7 @@ pub(crate) use self::settled::{Care, Settled};
 #[cfg(feature = "redis")]
 pub(crate) use self::shard_hash::shard_of;
 pub(crate) use self::undeletable::warn_undeletable;
+pub use self::waits::{Wait, WaitQuery};
 pub(crate) use self::wakeup::{Notification, Wakeup};
 pub(crate) use self::writer::{EventWriter, NotInserted, TakeEvents};
 
@@ -104,6 +105,7 @@ mod shard_hash;
 pub(crate) mod sqlite;
 mod undeletable;
 pub(crate) mod unserved;
+mod waits;
 mod wakeup;
 mod writer;
 

@@ -78,6 +78,7 @@ mod web;
 mod web_limits;
 mod web_operating;
 mod web_origins;
+mod web_pages;
 mod web_users;
 mod webhooks;
 mod writes;

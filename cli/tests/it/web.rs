@@ -239,6 +239,7 @@ pub(crate) fn routes(id: &str) -> Vec<(&'static str, String, Ask<'static>)> {
         ("GET", "/api/v1/doctor".to_owned(), Ask::default()),
         ("GET", format!("/api/v1/events/{id}"), Ask::default()),
         ("GET", format!("/api/v1/events/{id}/explanation"), Ask::default()),
+        ("GET", format!("/api/v1/events/{id}/groups"), Ask::default()),
         ("GET", format!("/api/v1/events/{id}/data"), Ask::default()),
         ("GET", format!("/events/{id}/data"), Ask::default()),
         ("PUT", "/api/v1/nowhere".to_owned(), Ask::default()),
@@ -530,7 +531,7 @@ async fn programs_page_through_the_list_and_change_events() {
     let described = newest("/openapi.json");
     assert_eq!(described["servers"][0]["url"], "/api/v1");
     let paths: Vec<&String> = described["paths"].as_object().unwrap().keys().collect();
-    assert_eq!(paths.len(), 14, "{paths:?}");
+    assert_eq!(paths.len(), 15, "{paths:?}");
 }
 
 /// The server's response to an incomplete request, until it closes the connection.

@@ -1,12 +1,13 @@
 //! Consumers and their dead letters.
 
+use actix_outbox::admin::EventGroups;
 use actix_outbox::{ConsumerStatus, DeadLetters, LetterFacts, LetterId, OutboxAdmin, Settings, SystemError};
 use actix_web::http::StatusCode;
 use actix_web::{ResponseError, web};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{ApiResult, Problem, Refused, bad};
+use super::{ApiResult, Problem, Refused, bad, known};
 use crate::letters::{self, LetterAction, Letters, MOST};
 use crate::request_info::Author;
 
@@ -42,6 +43,26 @@ pub(super) async fn consumers(settings: web::Data<Settings>) -> web::Json<Vec<Co
         Err(error) => Consumer { name, status: None, problem: Some(error.to_string()) },
     });
     web::Json(all.collect())
+}
+
+/// What consumer groups have done with an event.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EventGroups)]
+pub(super) struct Groups {
+    /// The stream, the event's entry, and each group with its state; none if no backend has the event, or its backend is not a
+    /// stream of Redis in the console's settings.
+    #[schema(value_type = Option<Object>)]
+    groups: Option<EventGroups>,
+}
+
+/// What the consumer groups of an event's stream have done with it.
+#[utoipa::path(get, path = "/events/{id}/groups", params(("id" = Uuid, Path)), responses(
+    (status = 200, body = Groups),
+    (status = 404, body = Problem, description = "no event has this id"),
+    Refused,
+))]
+pub(super) async fn event_groups(admin: web::Data<OutboxAdmin>, id: web::Path<String>) -> ApiResult<Groups> {
+    Ok(web::Json(Groups { groups: admin.event_groups(known(&id)?).await? }))
 }
 
 /// A part of the dead letters.

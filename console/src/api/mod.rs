@@ -23,7 +23,7 @@ use super::methods::{get, post};
 use super::queries::{self, OverviewCache};
 use super::request_info::Base;
 use super::requests::{AuditQuery, Filter, PageQuery, known_names};
-use super::responses::{Audit, Detail, EventListItem, Events, Overview};
+use super::responses::{Audit, Detail, EventListItem, EventState, Events, Overview};
 use super::single_flight::CachedValue;
 use actix_outbox::Explanation;
 use actix_outbox::OutboxEvent;
@@ -57,6 +57,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 fn consumer_routes(config: &mut web::ServiceConfig) {
     config
         .service(get("/consumers", consumers::consumers))
+        .service(get("/events/{id}/groups", consumers::event_groups))
         .service(get("/consumers/{name}/dead", consumers::dead))
         .service(post("/consumers/{name}/dead/changes", consumers::change));
 }
@@ -67,7 +68,10 @@ fn consumer_routes(_: &mut web::ServiceConfig) {}
 /// The part of the API that is for consumers.
 #[cfg(feature = "consumer")]
 #[derive(OpenApi)]
-#[openapi(paths(consumers::consumers, consumers::dead, consumers::change), security(("secret" = [])))]
+#[openapi(
+    paths(consumers::consumers, consumers::dead, consumers::change, consumers::event_groups),
+    security(("secret" = []))
+)]
 struct ConsumersDescription;
 
 /// The API of the console of actix-outbox.
@@ -272,7 +276,8 @@ struct EventDetail<'a> {
     Refused,
 ))]
 async fn event(admin: web::Data<OutboxAdmin>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let Detail { event, data_bytes, explanation, neighbours } = queries::event(&admin, known(&id)?).await?;
+    let Detail { state, data_bytes, neighbours } = queries::event(&admin, known(&id)?).await?;
+    let EventState { event, explanation } = state;
     let event = event.as_ref().ok();
     Ok(HttpResponse::Ok().json(EventDetail { event, data_bytes, explanation, neighbours }))
 }

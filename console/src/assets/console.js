@@ -1,16 +1,43 @@
 "use strict";
-// All pages work without this script; it adds convenience.
+// All pages work without these scripts; they add convenience.
+
+// Browsers may refuse to store anything.
+const stored = (key) => {
+  try {
+    return localStorage.getItem(key);
+  } catch {
+    return null;
+  }
+};
+const store = (key, value) => {
+  try {
+    localStorage.setItem(key, value);
+  } catch {
+    // It holds for this page alone.
+  }
+};
 
 document.addEventListener("change", (event) => {
   if (event.target.matches("[data-all]")) {
     for (const box of document.querySelectorAll("input[name=id]")) box.checked = event.target.checked;
   }
+  if (event.target.matches("form[data-submit] select")) event.target.form.requestSubmit();
 });
 
-// No refresh of a part that has the focus, of a page with a selection, or of a hidden page.
+// No refresh of a part that has the focus or the pointer on a chart, of a page with a selection, or of a hidden page.
 document.addEventListener("htmx:beforeRequest", (event) => {
   const marked = document.getSelection()?.toString();
-  if (document.hidden || marked || event.target.contains(document.activeElement)) event.preventDefault();
+  const isRead = event.target.contains(document.activeElement) || event.target.querySelector(".plot:hover");
+  if (document.hidden || marked || isRead) event.preventDefault();
+});
+
+// What the reader has unfolded stays so.
+let unfolded = [];
+document.addEventListener("htmx:beforeSwap", (event) => {
+  unfolded = [...event.target.querySelectorAll("details[open][id]")].map((details) => details.id);
+});
+document.addEventListener("htmx:afterSwap", () => {
+  for (const id of unfolded) document.getElementById(id)?.setAttribute("open", "");
 });
 
 const showStale = (isStale) => () => {

@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, web};
 use maud::{Markup, html};
 
 use super::error::{PageError, PageResult};
-use super::format::{events_count, shortened, time};
+use super::format::{events_count, number, prose, shortened, time};
 use super::forms::{read, without_empty};
 use super::layout::PageLayout;
 use crate::queries;
@@ -25,7 +25,9 @@ pub(super) async fn show(layout: PageLayout, admin: web::Data<OutboxAdmin>, requ
         p class="soft" { "Of the last 30 days, newest first; one row for at most 500 events." }
         @if found.entries.is_empty() {
             p class="notice" role="status" {
-                (if query.before.is_none() { "No operator has changed anything." } else { "There are no more changes." })
+                (if query.before.is_none() {
+                    "No operator has changed anything. Retries, pauses and other changes by the console, the command line or the API are listed here."
+                } else { "There are no more changes." })
             }
         } @else {
             (table(&layout, &found.entries))
@@ -41,7 +43,7 @@ pub(super) async fn show(layout: PageLayout, admin: web::Data<OutboxAdmin>, requ
 fn table(layout: &PageLayout, entries: &[AuditEntry]) -> Markup {
     html! {
         div class="wide" {
-            table {
+            table class="stack" {
                 thead { tr {
                     th scope="col" { "When" }
                     th scope="col" { "Who" }
@@ -64,13 +66,13 @@ fn row(layout: &PageLayout, entry: &AuditEntry) -> Markup {
         tr {
             td { (time(entry.at)) }
             td { (shortened(&entry.who)) }
-            td { (shortened(&entry.from)) }
+            td data-label="From" { (shortened(&entry.from)) }
             td { (entry.action) }
-            td { @if let Some(filter) = &entry.filter { (shortened(filter)) } @else { "id" } }
+            td data-label="Selected by" { @if let Some(filter) = &entry.filter { (prose(filter)) } @else { "id" } }
             td {
-                @if is_of_letters { (entry.events) " dead" } @else if !is_of_backend { (events(layout, entry)) }
+                @if is_of_letters { (number(entry.events)) " dead" } @else if !is_of_backend { (events(layout, entry)) }
             }
-            td { (shortened(&entry.reason)) }
+            td class="rest" data-label="Reason" { (prose(&entry.reason)) }
         }
     }
 }

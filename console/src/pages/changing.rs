@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::error::{PageError, PageResult};
 use super::events;
-use super::format::{events_count, shortened};
+use super::format::{events_count, recorded, shortened};
 use super::forms::{read, without_empty};
 use super::layout::PageLayout;
 use crate::auth::{AccessError, CSRF_FIELD};
@@ -195,7 +195,7 @@ pub(super) async fn confirm(layout: PageLayout, admin: web::Data<OutboxAdmin>, r
         @if let Some(lost) = lost.filter(|_| !is_none) { p class="notice bad" { (lost) } }
         @if let Selected::AllThatMatch { filter, .. } = &bulk.selected {
             @if events::fields(filter).is_empty() { p { "No filter is set, so this applies to all events of the outbox." } }
-            dl { @for (name, value) in events::fields(filter) { dt { (name) } dd { (value) } } }
+            dl { @for (name, value) in events::fields(filter) { dt { (name) } dd { (recorded(&value)) } } }
         }
         form method="post" action=(layout.link("/change")) {
             (layout.token())

@@ -1,32 +1,82 @@
 //! The consumers, and their dead letters with the actions on them.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use actix_outbox::admin::AdminError;
 use actix_outbox::{
     ConsumerStatus, DeadLetters, LetterFacts, LetterId, OutboxAdmin, Settings, StreamStatus, SystemError,
 };
 use actix_web::{HttpRequest, web};
 use maud::{Markup, html};
+use tokio::time::timeout;
+use uuid::Uuid;
 
 use super::error::{PageError, PageResult};
-use super::format::{grouped, shortened, time};
+use super::format::{number, prose, shortened, span, time};
 use super::layout::PageLayout;
 use crate::auth::{AccessError, CSRF_FIELD};
 use crate::letters::{self, LetterAction, Letters, MOST, PAGE};
 use crate::request_info::Author;
 
+/// How long a page waits for the streams of publishers.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// More streams of one publisher are folded.
+const FEW_STREAMS: usize = 40;
+
 const ACTIONS: [(LetterAction, &str, &str); 2] =
     [(LetterAction::Retry, "retry", "Retry"), (LetterAction::Delete, "delete", "Delete")];
 
-pub(super) async fn show(layout: PageLayout, settings: web::Data<Settings>) -> PageResult {
-    let consumers = letters::consumers(&settings).await;
+pub(super) async fn show(
+    layout: PageLayout,
+    settings: web::Data<Settings>,
+    admin: web::Data<OutboxAdmin>,
+) -> PageResult {
+    let (consumers, streams) = tokio::join!(letters::consumers(&settings), timeout(PATIENCE, admin.streams()));
     let content = html! {
         h1 { "Consumers" }
         p class="soft" { "What the consumers of this console's settings have not handled." }
         @if consumers.is_empty() {
-            p class="notice" role="status" { "The settings have no consumer. Add [consumers.NAME] to the console's settings file." }
+            div class="notice" role="status" {
+                p { "This console's settings have no consumer. To see what one has not handled, add it to the settings file, as:" }
+                pre data-copy { "[consumers.mailer]\nsource = \"default\"   # the publisher whose streams it reads" }
+            }
         }
         @for (name, status) in &consumers { (consumer(&layout, name, status)) }
+        (streams_of_publishers(streams.ok()))
     };
     Ok(layout.page("Consumers", "/consumers", &content))
+}
+
+/// The streams of publishers that have several; none: reading them takes too long.
+fn streams_of_publishers(publishers: Option<BTreeMap<String, Result<Vec<String>, AdminError>>>) -> Markup {
+    html! {
+        @match publishers {
+            None => {
+                h2 { "Streams of publishers" }
+                p class="notice" role="status" { "Reading the streams takes longer than " (PATIENCE.as_secs()) " s; reload the page to try again." }
+            }
+            Some(publishers) => {
+                @if !publishers.is_empty() {
+                    h2 { "Streams of publishers" }
+                    p class="soft" { "Of publishers with partitions, or with placeholders in their stream's name: those that events went to." }
+                }
+                @for (name, streams) in &publishers {
+                    @match streams {
+                        Err(error) => p class="notice" role="status" { (error) },
+                        Ok(streams) => {
+                            details open[streams.len() <= FEW_STREAMS] {
+                                summary { (name) ": " (number(streams.len() as u64)) @if streams.len() == 1 { " stream" } @else { " streams" } }
+                                @if streams.is_empty() { p class="soft" { "No event went to any yet." } }
+                                ul class="streams" { @for stream in streams { li { code { (shortened(stream)) } } } }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn consumer(layout: &PageLayout, name: &str, status: &Result<ConsumerStatus, SystemError>) -> Markup {
@@ -35,7 +85,9 @@ fn consumer(layout: &PageLayout, name: &str, status: &Result<ConsumerStatus, Sys
         @match status {
             Err(error) => p class="notice" role="status" { (error) },
             Ok(status) if status.streams.is_empty() => {
-                p class="notice" role="status" { "Group " (status.group) ": none of its streams exists yet." }
+                p class="notice" role="status" {
+                    "Group " (status.group) ": none of its streams exists yet. A stream begins with the first event that a worker sends to it."
+                }
             }
             Ok(status) => {
                 p class="soft" { "Group " (status.group) }
@@ -52,19 +104,19 @@ fn streams(layout: &PageLayout, name: &str, streams: &[StreamStatus]) -> Markup 
             table {
                 thead { tr {
                     th scope="col" { "Stream" }
-                    th scope="col" { "Unread" }
-                    th scope="col" { "Pending" }
-                    th scope="col" { "Oldest pending" }
-                    th scope="col" { "Dead letters" }
+                    th scope="col" class="number" { "Unread" }
+                    th scope="col" class="number" { "Pending" }
+                    th scope="col" class="number" { "Oldest pending" }
+                    th scope="col" class="number" { "Dead letters" }
                 } }
                 tbody {
                     @for stream in streams {
                         tr {
                             td { (shortened(&stream.stream)) }
-                            td { @match stream.unread { Some(unread) => (number(unread)), None => "unknown" } }
-                            td { (number(stream.pending)) }
-                            td { @if let Some(age) = stream.oldest_pending_seconds { (format!("{age:.1} s")) } }
-                            td { @if stream.dead_letters > 0 { a href=(link) { (number(stream.dead_letters)) } } @else { "0" } }
+                            td class="number" { @match stream.unread { Some(unread) => (number(unread)), None => "unknown" } }
+                            td class="number" { (number(stream.pending)) }
+                            td class="number" { @if let Some(age) = stream.oldest_pending_seconds { (span(age)) } }
+                            td class="number" { @if stream.dead_letters > 0 { a href=(link) { (number(stream.dead_letters)) } } @else { "0" } }
                         }
                     }
                 }
@@ -127,7 +179,9 @@ pub(super) async fn list(layout: PageLayout, settings: web::Data<Settings>, requ
         h1 { (title) }
         p class="soft" { (number(count)) " in all, by stream, oldest first." }
         @if found.is_empty() {
-            p class="notice" role="status" { "There are none, or no more." }
+            p class="notice" role="status" {
+                @if count == 0 { "There are none: the consumer has handled, or is still retrying, what it read." } @else { "There are no more." }
+            }
         } @else {
             form method="get" action=(layout.link("/consumers/confirm")) {
                 input type="hidden" name="consumer" value=(asked.consumer);
@@ -153,7 +207,7 @@ pub(super) async fn list(layout: PageLayout, settings: web::Data<Settings>, requ
 fn table(layout: &PageLayout, letters: &[LetterFacts]) -> Markup {
     html! {
         div class="wide" {
-            table {
+            table class="stack" {
                 thead { tr {
                     @if layout.may_change() { th scope="col" { input type="checkbox" data-all aria-label="Select all on this page"; } }
                     th scope="col" { "When" }
@@ -170,11 +224,16 @@ fn table(layout: &PageLayout, letters: &[LetterFacts]) -> Markup {
                                 td { input type="checkbox" name="id" value=(letter.id) aria-label={ "Select " (letter.id) }; }
                             }
                             td { (time(letter.at)) }
-                            td { (shortened(&letter.stream)) }
-                            td { (shortened(&letter.event_type)) }
-                            td { (shortened(&letter.event_id)) }
-                            td { (letter.deliveries) }
-                            td { (shortened(&letter.reason)) }
+                            td data-label="Stream" { (shortened(&letter.stream)) }
+                            td data-label="Type" { (shortened(&letter.event_type)) }
+                            td data-label="Event" {
+                                @match letter.event_id.parse::<Uuid>() {
+                                    Ok(id) => a href=(layout.link(&format!("/events/{id}"))) { (super::format::id(id)) },
+                                    Err(_) => (shortened(&letter.event_id)),
+                                }
+                            }
+                            td data-label="Deliveries" { (number(letter.deliveries)) }
+                            td class="rest" { (prose(&letter.reason)) }
                         }
                     }
                 }
@@ -255,10 +314,6 @@ fn heading(action: LetterAction) -> &'static str {
 
 fn query(pairs: &[(&str, &str)]) -> String {
     url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
-}
-
-fn number(number: u64) -> String {
-    grouped(i64::try_from(number).unwrap_or(i64::MAX))
 }
 
 fn counted(letters: u64) -> String {

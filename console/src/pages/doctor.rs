@@ -8,7 +8,8 @@ use actix_web::web;
 use maud::{Markup, html};
 
 use super::error::PageResult;
-use super::format::{shortened, time};
+use super::format::{prose, shortened, time};
+use super::hints;
 use super::layout::PageLayout;
 use crate::queries::DoctorCache;
 use crate::responses::Diagnosis;
@@ -29,8 +30,8 @@ pub(super) async fn show(
         }
         @match &diagnosis {
             None => p class="notice" role="status" { "The diagnosis takes longer than 20 s; reload the page in a moment." },
-            Some(Diagnosis { findings, .. }) if findings.is_empty() => p class="notice" role="status" { "Nothing was found." },
-            Some(diagnosis) => (table(&diagnosis.findings)),
+            Some(Diagnosis { findings, .. }) if findings.is_empty() => p class="notice" role="status" { "Nothing was found. There is nothing to do." },
+            Some(diagnosis) => (table(&layout, &diagnosis.findings)),
         }
         @if let Some(diagnosis) = &diagnosis {
             p class="soft" { "Diagnosed at " (time(diagnosis.diagnosed_at)) }
@@ -39,10 +40,10 @@ pub(super) async fn show(
     Ok(layout.page("Doctor", "/doctor", &content))
 }
 
-fn table(findings: &[Finding]) -> Markup {
+fn table(layout: &PageLayout, findings: &[Finding]) -> Markup {
     html! {
         div class="wide" {
-            table {
+            table class="stack" {
                 thead { tr {
                     th scope="col" { "Severity" }
                     th scope="col" { "Part" }
@@ -54,8 +55,8 @@ fn table(findings: &[Finding]) -> Markup {
                         tr {
                             td { (severity(finding.severity)) }
                             td { (shortened(&finding.part)) }
-                            td { (shortened(&finding.problem)) }
-                            td { (shortened(&finding.advice)) }
+                            td class="rest" { (prose(&finding.problem)) }
+                            td class="rest" data-label="What to do" { (prose(&finding.advice)) (hints::of_advice(layout, &finding.advice)) }
                         }
                     }
                 }

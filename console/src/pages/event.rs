@@ -9,44 +9,60 @@ use uuid::Uuid;
 use super::changing;
 use super::error::{PageError, PageResult};
 use super::events;
-use super::format::{shortened, status, time};
+use super::format::{number, prose, recorded, shortened, status, time};
+#[cfg(feature = "consumer")]
+use super::groups;
+use super::hints;
 use super::layout::PageLayout;
+use super::payload;
+use super::trace::TraceUrl;
 use crate::data::MOST_INLINE;
 use crate::queries;
 use crate::request_info::is_refresh;
 use crate::responses::{Detail, EventState};
-use actix_outbox::admin::{DataPart, Unreadable};
-use actix_outbox::{Explanation, OutboxAdmin, OutboxEvent, Status};
+#[cfg(feature = "consumer")]
+use actix_outbox::Settings;
+use actix_outbox::{OutboxAdmin, OutboxEvent, Status};
 
 const NO_UUID: &str = "No event has this id: it is not a valid UUID.";
 
 pub(super) async fn show(
     layout: PageLayout,
     admin: web::Data<OutboxAdmin>,
+    #[cfg(feature = "consumer")] settings: web::Data<Settings>,
+    traces: web::Data<TraceUrl>,
     id: web::Path<String>,
     request: HttpRequest,
 ) -> PageResult {
     let Ok(id) = id.parse::<Uuid>() else { return Ok(layout.error_page(StatusCode::NOT_FOUND, NO_UUID)) };
     if is_refresh(request.headers()) {
         // An open page asks every two seconds, and its data may be large.
-        let EventState { event, explanation } =
-            queries::event_state(&admin, id).await.map_err(PageError::from_store(&layout))?;
-        return Ok(layout.page(&format!("Event {id}"), "/events", &live(&layout, id, &event, &explanation)));
+        let state = queries::event_state(&admin, id).await.map_err(PageError::from_store(&layout))?;
+        return Ok(layout.page(&format!("Event {id}"), "/events", &live(&layout, &state, &traces)));
     }
-    let Detail { event, data_bytes, explanation, neighbours } =
-        queries::event(&admin, id).await.map_err(PageError::from_store(&layout))?;
-    let beginning = match &event {
+    #[cfg(feature = "consumer")]
+    let (detail, groups) = tokio::join!(queries::event(&admin, id), admin.event_groups(id));
+    #[cfg(not(feature = "consumer"))]
+    let detail = queries::event(&admin, id).await;
+    let Detail { state, data_bytes, neighbours } = detail.map_err(PageError::from_store(&layout))?;
+    let event = &state.event;
+    let beginning = match event {
         Ok(event) if event.data.is_none() && event.data_binary.is_none() && data_bytes > 0 => {
             let part = admin.data(id, 0..MOST_INLINE).await.map_err(PageError::from_store(&layout))?;
             Some(part).filter(|part| !part.is_binary)
         }
         _ => None,
     };
+    #[cfg(feature = "consumer")]
+    let groups = html! { @if let Ok(Some(found)) = &groups { (groups::show(&layout, &settings, found)) } };
+    #[cfg(not(feature = "consumer"))]
+    let groups = html! {};
     let content = html! {
-        h1 { "Event " code { (id) } }
+        h1 { "Event " code data-copy { (id) } }
         @if layout.may_change() { (actions(&layout, id)) }
-        (live(&layout, id, &event, &explanation))
-        @if let Ok(event) = &event { (data(&layout, event, data_bytes, beginning.as_ref())) }
+        (live(&layout, &state, &traces))
+        (groups)
+        @if let Ok(event) = event { (payload::show(&layout, event, data_bytes, beginning.as_ref())) }
         @if !neighbours.is_empty() {
             h2 { "Events with the same key" }
             (events::table(&layout, &neighbours, false))
@@ -68,12 +84,17 @@ pub(super) async fn data_file(
 }
 
 /// The part of the page that refreshes itself, from the same page.
-fn live(layout: &PageLayout, id: Uuid, event: &Result<OutboxEvent, Unreadable>, explanation: &Explanation) -> Markup {
+fn live(layout: &PageLayout, state: &EventState, traces: &TraceUrl) -> Markup {
+    let EventState { event, explanation } = state;
+    let id = explanation.id;
     html! {
         div id="live" hx-get=(layout.link(&format!("/events/{id}"))) hx-select="#live" hx-swap="outerHTML" hx-trigger="every 2s" {
-            p class="notice" { (shortened(&explanation.sentence)) }
+            div class="notice" {
+                p { (prose(&explanation.sentence)) }
+                (hints::of_event(layout, explanation))
+            }
             @match event {
-                Ok(event) => { (attributes(event)) (history(event)) }
+                Ok(event) => { (attributes(layout, event, traces)) (history(event)) }
                 Err(unreadable) => p class="notice bad" { "The row is not a readable event: " (shortened(&unreadable.reason)) }
             }
         }
@@ -89,56 +110,35 @@ fn actions(layout: &PageLayout, id: Uuid) -> Markup {
     }
 }
 
-fn attributes(event: &OutboxEvent) -> Markup {
+fn attributes(layout: &PageLayout, event: &OutboxEvent, traces: &TraceUrl) -> Markup {
     let cloud_event_id = event.cloud_event_id();
-    let texts: [(&str, &str); 8] = [
-        ("Id in the CloudEvent", &cloud_event_id),
-        ("Type", &event.event_type),
-        ("Source", &event.source),
-        ("Subject", &event.subject),
-        ("Content type", &event.data_content_type),
-        ("Schema", &event.data_schema),
-        ("Backend", &event.publisher_backend),
-        ("Partition key", &event.partition_key),
+    // With the filter that finds other events like it.
+    let texts: [(&str, &str, Option<&str>); 8] = [
+        ("Id in the CloudEvent", &cloud_event_id, None),
+        ("Type", &event.event_type, Some("type")),
+        ("Source", &event.source, Some("source")),
+        ("Subject", &event.subject, Some("subject")),
+        ("Content type", &event.data_content_type, None),
+        ("Schema", &event.data_schema, None),
+        ("Backend", &event.publisher_backend, Some("backend")),
+        ("Partition key", &event.partition_key, Some("key")),
     ];
     html! {
         h2 { "The CloudEvent" }
         dl {
             dt { "Status" } dd { (status(event.status)) }
-            @for (name, text) in texts {
-                @if !text.is_empty() { dt { (name) } dd { (text) } }
+            @for (name, text, filter) in texts {
+                @if !text.is_empty() {
+                    dt { (name) }
+                    dd { @match filter { Some(filter) => (events::like(layout, filter, text)), None => (text) } }
+                }
             }
+            (traces.entry(event))
             @if event.extensions.as_str() != "{}" { dt { "Extensions" } dd { code { (event.extensions.as_str()) } } }
             @if let Some(handlers) = &event.pending_handlers {
                 dt { "Handlers still to run" } dd { (handlers.join(", ")) }
             }
         }
-    }
-}
-
-/// The data, or the beginning of it if it is large.
-fn data(layout: &PageLayout, event: &OutboxEvent, total: u64, beginning: Option<&DataPart>) -> Markup {
-    let file = layout.link(&format!("/events/{}/data", event.id));
-    html! {
-        h2 { "Data" }
-        @if let Some(json) = &event.data {
-            pre tabindex="0" { (json.as_str()) }
-        } @else if let Some(part) = beginning {
-            pre tabindex="0" { (text_of(&part.bytes)) }
-            p { "The first " (part.bytes.len()) " bytes. " a href=(file) { "All " (total) " bytes" } }
-        } @else if total > 0 {
-            p { a href=(file) { (total) " bytes of binary data" } }
-        } @else {
-            p class="soft" { "none" }
-        }
-    }
-}
-
-/// The text of the beginning of a JSON text, which may end within a character.
-fn text_of(bytes: &[u8]) -> &str {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(error) => std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
     }
 }
 
@@ -165,7 +165,7 @@ fn history(event: &OutboxEvent) -> Markup {
                     tr { td { (time(event.created_at)) } td { "created" } }
                     tr { td { (time(event.scheduled_at)) } td { "scheduled for this time" } }
                     @for failure in &failures {
-                        tr { td { (failure.at) } td { span class="bad" { "rejected: " } (shortened(&failure.error)) } }
+                        tr { td { (recorded(&failure.at)) } td { span class="bad" { "rejected: " } (shortened(&failure.error)) } }
                     }
                     @if unreadable > 0 { tr { td {} td { (unreadable) " more failures that cannot be read" } } }
                     @match (event.status, event.retry_at) {
@@ -179,7 +179,7 @@ fn history(event: &OutboxEvent) -> Markup {
             }
         }
         p class="soft" {
-            "Rejected " (event.retry_count) " of " (event.max_retries) " times since the event was written or last retried by an operator; the last ten failures are kept."
+            "Rejected " (number(event.retry_count)) " of " (number(event.max_retries)) " times since the event was written or last retried by an operator; the last ten failures are kept."
         }
     }
 }

@@ -1,14 +1,14 @@
 //! The list of events.
 
 use actix_web::{HttpRequest, web};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use maud::{Markup, html};
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::changing;
 use super::error::{PageError, PageResult};
-use super::format::{STATUSES, shortened, status, time};
+use super::format::{STATUSES, number, shortened, status, time};
 use super::forms::{read, without_empty};
 use super::layout::PageLayout;
 use crate::queries;
@@ -43,15 +43,14 @@ pub(super) async fn show(layout: PageLayout, admin: web::Data<OutboxAdmin>, requ
     let wanted = part.wanted().map_err(bad)?;
     let is_first = wanted.after.is_none();
     let limit = wanted.limit.to_string();
-    let shown = [("order", if wanted.newest_first { "newest" } else { "oldest" }), ("limit", &limit)];
+    let shown = [("order", name_of(part.order)), ("limit", &limit)];
     let found = queries::events(&admin, &filter, wanted).await.map_err(PageError::from_store(&layout))?;
     let content = html! {
         h1 { "Events" }
         (filters(&layout, &filter, part.order))
+        (lately(&layout, &filter, part.order))
         @if found.events.is_empty() {
-            @if found.stopped_at.is_none() {
-                p class="notice" role="status" { (if is_first { "No event matches." } else { "There are no more events." }) }
-            }
+            @if found.stopped_at.is_none() { (nothing(&layout, &filter, is_first)) }
         } @else {
             @if layout.may_change() {
                 form method="get" action=(layout.link("/confirm")) {
@@ -84,16 +83,56 @@ pub(super) async fn show(layout: PageLayout, admin: web::Data<OutboxAdmin>, requ
     Ok(layout.page("Events", "/events", &content))
 }
 
+/// What to do about a list without events.
+fn nothing(layout: &PageLayout, filter: &Filter, is_first: bool) -> Markup {
+    let is_filtered = !fields(filter).is_empty();
+    html! {
+        div class="notice" role="status" {
+            @if !is_first {
+                p { "There are no more events." }
+            } @else if is_filtered {
+                p { "No event matches. Fields are compared exactly, and times are those of creation." }
+                p { a href=(layout.link("/events")) { "Show all events" } }
+            } @else {
+                p { "The outbox has no events yet. Publish one from an application, or try it: "
+                    code data-copy { "outbox publish order.placed --source /shop --data '{\"order\": 1}'" }
+                }
+            }
+        }
+    }
+}
+
+/// Links that show the events created lately, with the rest of the filter.
+fn lately(layout: &PageLayout, filter: &Filter, order: Order) -> Markup {
+    const TIMES: [(&str, i64); 3] = [("last 15 minutes", 15), ("last hour", 60), ("last day", 24 * 60)];
+    let now = Utc::now().trunc_subsecs(0);
+    let address = |minutes| {
+        let filter = Filter { since: Some(now - TimeDelta::minutes(minutes)), until: None, ..filter.clone() };
+        address(layout, &filter, &[("order", name_of(order))])
+    };
+    html! {
+        p class="actions" {
+            span class="soft" { "Created in the" }
+            @for (label, minutes) in TIMES { a href=(address(minutes)) { (label) } }
+            @if !fields(filter).is_empty() { a href=(layout.link("/events")) { "Clear the filter" } }
+        }
+    }
+}
+
+fn name_of(order: Order) -> &'static str {
+    if order == Order::Oldest { "oldest" } else { "newest" }
+}
+
 fn filters(layout: &PageLayout, filter: &Filter, order: Order) -> Markup {
     let text = |name: &'static str, label: &'static str, value: &Option<String>| {
         html! { label { (label) input name=(name) value=(value.as_deref().unwrap_or_default()); } }
     };
     let moment = |name: &'static str, label: &'static str, value: Option<DateTime<Utc>>| {
         let value = value.map(|time| time.format("%Y-%m-%dT%H:%M:%S").to_string()).unwrap_or_default();
-        html! { label { (label) input type="datetime-local" step="1" name=(name) value=(value); } }
+        html! { label { span { (label) span data-zone { " (UTC)" } } input type="datetime-local" step="1" name=(name) value=(value) data-utc=(value); } }
     };
     html! {
-        form class="filters" method="get" action=(layout.link("/events")) role="search" {
+        form class="filters" method="get" data-tidy action=(layout.link("/events")) role="search" {
             label { "Id or subject" input type="search" name="search" value=(filter.subject.as_deref().unwrap_or_default()); }
             label { "Status"
                 select name="status" {
@@ -107,8 +146,8 @@ fn filters(layout: &PageLayout, filter: &Filter, order: Order) -> Markup {
             (text("source", "Source", &filter.source))
             (text("backend", "Backend", &filter.backend))
             (text("key", "Partition key", &filter.key))
-            (moment("since", "Created since (UTC)", filter.since))
-            (moment("until", "Created before (UTC)", filter.until))
+            (moment("since", "Created since", filter.since))
+            (moment("until", "Created before", filter.until))
             label { "Order"
                 select name="order" {
                     @for (value, label) in ORDERS {
@@ -124,7 +163,7 @@ fn filters(layout: &PageLayout, filter: &Filter, order: Order) -> Markup {
 pub(super) fn table(layout: &PageLayout, events: &[EventListItem], selectable: bool) -> Markup {
     html! {
         div class="wide" {
-            table {
+            table class="stack" {
                 thead { tr {
                     @if selectable { th scope="col" { input type="checkbox" data-all aria-label="Select all on this page"; } }
                     th scope="col" { "Event" }
@@ -147,16 +186,16 @@ fn row(layout: &PageLayout, event: &EventListItem, selectable: bool) -> Markup {
     html! {
         tr {
             @if selectable { td { input type="checkbox" name="id" value=(id) aria-label={ "Select " (id) }; } }
-            td { a href=(layout.link(&format!("/events/{id}"))) { code { (id) } } }
+            td { a href=(layout.link(&format!("/events/{id}"))) { (super::format::id(id)) } }
             @match event {
                 EventListItem::Event(event) => {
-                    td { (status(event.status)) @if event.retry_count > 0 { " " span class="soft" { "×" (event.retry_count) } } }
-                    td { (event.event_type) }
-                    td { (event.subject) }
-                    td { (event.backend) }
-                    td { (event.key) }
-                    td { (time(event.created_at)) }
-                    td { (shortened(&event.last_error)) }
+                    td { (status(event.status)) @if event.retry_count > 0 { " " span class="soft" { "×" (number(event.retry_count)) } } }
+                    td { (like(layout, "type", &event.event_type)) }
+                    td data-label="Subject" { (event.subject) }
+                    td data-label="Backend" { (like(layout, "backend", &event.backend)) }
+                    td data-label="Key" { (like(layout, "key", &event.key)) }
+                    td data-label="Created" { (time(event.created_at)) }
+                    td class="rest" { (shortened(&event.last_error)) }
                 }
                 EventListItem::Unreadable { unreadable, .. } => {
                     td colspan="7" { span class="bad" { "unreadable: " (shortened(unreadable)) } }
@@ -164,6 +203,12 @@ fn row(layout: &PageLayout, event: &EventListItem, selectable: bool) -> Markup {
             }
         }
     }
+}
+
+/// A value of an event, which links to the events that have it too.
+pub(super) fn like(layout: &PageLayout, filter: &str, value: &str) -> Markup {
+    let query = url::form_urlencoded::Serializer::new(String::new()).append_pair(filter, value).finish();
+    html! { @if !value.is_empty() { a class="like" href=(layout.link(&format!("/events?{query}"))) { (value) } } }
 }
 
 fn selected() -> Markup {

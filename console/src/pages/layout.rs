@@ -7,6 +7,7 @@ use actix_web::http::{StatusCode, header};
 use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse};
 use maud::{DOCTYPE, Markup, html};
 
+use super::format::prose;
 use crate::assets;
 use crate::auth::{CSRF_FIELD, Role, SignIn};
 use crate::request_info::{Base, SIGN_OUT};
@@ -87,7 +88,7 @@ impl PageLayout {
         let title = status.canonical_reason().unwrap_or("Error");
         let content = html! {
             h1 { (title) }
-            p class="notice bad" role="alert" { (message) }
+            p class="notice bad" role="alert" { (prose(message)) }
             p { a href=(self.link("/")) { "Back to the overview" } }
         };
         page(status, self.document(title, "", &content))
@@ -105,8 +106,7 @@ impl PageLayout {
                     title { (title) " · outbox" }
                     link rel="icon" href=(self.link(&assets::address("icon.svg")));
                     link rel="stylesheet" href=(self.link(&assets::address("console.css")));
-                    script src=(self.link(&assets::address("htmx.js"))) defer {}
-                    script src=(self.link(&assets::address("console.js"))) defer {}
+                    @for name in assets::SCRIPTS { script src=(self.link(&assets::address(name))) defer {} }
                 }
                 body {
                     a class="skip" href="#content" { "To the content" }
@@ -118,6 +118,7 @@ impl PageLayout {
                         p id="stale" role="status" hidden { "This page is out of date: the outbox does not respond; retrying every 2 s." }
                         (content)
                     }
+                    @if self.session.is_some() { footer { p id="zone" { "Times are in UTC." } } }
                 }
             }
         }
@@ -127,7 +128,7 @@ impl PageLayout {
         html! {
             nav aria-label="Pages" {
                 @for (path, name) in PAGES {
-                    a href=(self.link(path)) aria-current=[(*path == at).then_some("page")] { (name) }
+                    a href=(self.link(path)) data-page=(path) aria-current=[(*path == at).then_some("page")] { (name) }
                 }
             }
             @if self.base.signs_in {

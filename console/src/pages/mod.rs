@@ -4,6 +4,7 @@ mod audit;
 mod backends;
 mod changing;
 mod chart;
+mod charts;
 #[cfg(feature = "consumer")]
 mod consumers;
 mod doctor;
@@ -12,14 +13,20 @@ mod event;
 mod events;
 mod format;
 mod forms;
+#[cfg(feature = "consumer")]
+mod groups;
+mod hints;
 mod layout;
 mod overview;
+mod payload;
 mod sign_in;
+mod trace;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 
 use self::layout::PageLayout;
+pub(super) use self::trace::TraceUrl;
 use super::auth::AccessError;
 use super::methods::{get, post, refuse_but};
 use super::request_info::{RequestInfo, SIGN_IN, SIGN_OUT};

@@ -3,20 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::web;
-use chrono::{DurationRound, TimeDelta};
+use actix_web::{HttpRequest, web};
 use maud::{Markup, html};
 
-use super::chart::{self, Bars};
+use super::charts::{self, ChartQuery};
 use super::error::{PageError, PageResult};
-use super::format::{STATUSES, grouped, shortened, time};
+use super::format::{STATUSES, grouped, number, shortened, span, time};
+use super::forms::{read, without_empty};
 use super::layout::PageLayout;
 use crate::queries::OverviewCache;
+use crate::request_info::refreshed_part;
 use crate::responses::Overview;
 use crate::single_flight::CachedValue;
-use actix_outbox::OutboxAdmin;
-use actix_outbox::Status;
+use crate::timeline::TimelineCache;
 use actix_outbox::admin::{BackendStatus, WorkerStatus};
+use actix_outbox::{OutboxAdmin, Status, StoreError};
 
 /// How long a page waits for the counts before it is shown without them.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -25,31 +26,47 @@ pub(super) async fn show(
     layout: PageLayout,
     admin: web::Data<OutboxAdmin>,
     cache: web::Data<OverviewCache>,
+    timelines: web::Data<TimelineCache>,
+    request: HttpRequest,
 ) -> PageResult {
+    let query = read(&without_empty(request.query_string()));
+    let query: ChartQuery = query.map_err(|reason| PageError::bad_request(&layout, reason))?;
     let CachedValue { answer: overview, failure } = cache.get(&admin, PATIENCE).await;
     if let (None, Some(error)) = (&overview, &failure) {
         return Err(PageError::from_store(&layout)(Arc::clone(error)));
     }
-    let content = html! {
-        h1 { "Overview" }
-        // Refreshes itself from the same page.
+    let counted = || live(&layout, overview.as_ref(), failure.as_deref());
+    let charts = async || {
+        let timeline = timelines.get(&admin, query.range, PATIENCE).await;
+        charts::section(&layout, &query, &timeline, overview.as_ref())
+    };
+    // An open page asks for its parts one by one.
+    let content = match refreshed_part(request.headers()) {
+        Some("live") => counted(),
+        Some("charts") => charts().await,
+        _ => html! { h1 { "Overview" } (counted()) (charts().await) },
+    };
+    Ok(layout.page("Overview", "/", &content))
+}
+
+/// The part of the page that refreshes itself, from the same page.
+fn live(layout: &PageLayout, overview: Option<&Overview>, failure: Option<&StoreError>) -> Markup {
+    html! {
         div id="live" hx-get=(layout.link("/")) hx-select="#live" hx-swap="outerHTML" hx-trigger="every 2s" {
-            @if let Some(error) = &failure {
+            @if let Some(error) = failure {
                 p class="notice bad" role="alert" { "Overview may be out of date: " (error) }
             }
-            @if let Some(overview) = &overview {
-                (counts(&layout, overview))
-                (backends(&layout, overview))
+            @if let Some(overview) = overview {
+                (counts(layout, overview))
+                (backends(layout, overview))
                 (workers(&overview.workers))
-                (history(overview))
                 p class="soft" { "Counted at " (time(overview.counted_at)) }
             } @else {
                 p class="notice" role="status" { "Counting events; the page refreshes itself." }
                 noscript { p { a href=(layout.link("/")) { "Reload" } } }
             }
         }
-    };
-    Ok(layout.page("Overview", "/", &content))
+    }
 }
 
 fn counts(layout: &PageLayout, overview: &Overview) -> Markup {
@@ -104,7 +121,7 @@ fn backends(layout: &PageLayout, overview: &Overview) -> Markup {
                                 span class=(if backend.is_ok() { "ok" } else { "bad" }) { (backend.health) }
                                 @if let Some(since) = backend.since { " (breaker open since " (time(since)) ")" }
                             }
-                            td class="number" { (overview.published_a_minute.get(&backend.name).copied().unwrap_or(0)) }
+                            td class="number" { (number(overview.published_a_minute.get(&backend.name).copied().unwrap_or(0))) }
                             td class="number" {
                                 @if let Some(rate) = backend.per_second { (grouped(i64::from(rate))) " /s" } @else { "none" }
                             }
@@ -141,7 +158,7 @@ fn workers(workers: &[WorkerStatus]) -> Markup {
     html! {
         h2 { "Workers" }
         @if workers.is_empty() {
-            p class="notice bad" { "No worker has sent a heartbeat. Start one: " code { "outbox worker" } }
+            p class="notice bad" { "No worker has sent a heartbeat, so no event is sent. Start one: " code data-copy { "outbox worker" } }
         } @else {
             div class="wide" {
                 table {
@@ -165,7 +182,7 @@ fn workers(workers: &[WorkerStatus]) -> Markup {
                                     @if worker.shards.is_empty() { "none" }
                                     @for (n, (name, count)) in worker.shards.iter().enumerate() {
                                         @if n > 0 { ", " }
-                                        (if name.is_empty() { "(default)" } else { name }) ": " (count)
+                                        (if name.is_empty() { "(default)" } else { name }) ": " (grouped(*count))
                                     }
                                 }
                             }
@@ -174,25 +191,5 @@ fn workers(workers: &[WorkerStatus]) -> Markup {
                 }
             }
         }
-    }
-}
-
-fn history(overview: &Overview) -> Markup {
-    let (minute, hour) = (TimeDelta::minutes(1), TimeDelta::hours(1));
-    let until = |step| overview.counted_at.duration_trunc(step).unwrap_or(overview.counted_at);
-    html! {
-        h2 { "The last hour, by minute" }
-        (chart::draw(&Bars { outcomes: &overview.minutes, until: until(minute), step: minute, count: 60 }))
-        h2 { "The last day, by hour" }
-        (chart::draw(&Bars { outcomes: &overview.hours, until: until(hour), step: hour, count: 24 }))
-    }
-}
-
-fn span(seconds: f64) -> String {
-    match seconds {
-        seconds if seconds < 60.0 => format!("{seconds:.1} s"),
-        seconds if seconds < 3_600.0 => format!("{:.1} min", seconds / 60.0),
-        seconds if seconds < 86_400.0 => format!("{:.1} h", seconds / 3_600.0),
-        seconds => format!("{:.1} days", seconds / 86_400.0),
     }
 }

@@ -272,6 +272,11 @@ fn a_wrong_value_is_named_with_what_would_be_right() {
         ("web.path = 'outbox'", "web.path", "must be a path such as \"/outbox\", without a slash at its end"),
         ("web.path = '/a/'", "web.path", "must be a path such as \"/outbox\", without a slash at its end"),
         ("web.path = '//a'", "web.path", "must be a path such as \"/outbox\", without a slash at its end"),
+        (
+            "web.trace_url = 'javascript:alert({trace_id})'",
+            "web.trace_url",
+            "must be an http or https address with {trace_id} in it, such as \"https://jaeger.example/trace/{trace_id}\"",
+        ),
         ("web.path = '/{a}'", "web.path", "must be a path such as \"/outbox\", without a slash at its end"),
         ("web.readers = ['eve']", "web.readers.0", "must be a table, not \"eve\""),
         (

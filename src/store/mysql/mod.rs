@@ -45,6 +45,7 @@ mod statement;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod waits;
 mod writer;
 
 pub(crate) use self::address::Address;

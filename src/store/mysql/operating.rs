@@ -8,12 +8,12 @@ use uuid::Uuid;
 
 use super::session::{in_transaction, on_session};
 use super::{MysqlStore, admin, audit, change, claimed, data, history, inspection, overview, pauses, queue_position};
-use super::{row, scan};
+use super::{row, scan, waits};
 use crate::event::{OutboxEvent, Status};
 use crate::store::{
     Action, AdminStore, AuditEntry, AuditNote, AuditRow, BackendPause, Backlog, CountMode, DataPart, DatabaseFacts,
     EventCounts, EventFilter, HistoryBucket, LaneClaim, NewPause, Page, QueuePosition, Resolution, Result, ScanPage,
-    Unreadable, WorkerRow,
+    Unreadable, Wait, WaitQuery, WorkerRow,
 };
 
 #[async_trait]
@@ -131,5 +131,9 @@ impl AdminStore for MysqlStore {
 
     async fn history(&self, span: Resolution, since: Duration) -> Result<Vec<HistoryBucket>> {
         on_session!(self.pool, "read the history", |session| history::read(session, span, since))
+    }
+
+    async fn sample_waits(&self, query: WaitQuery) -> Result<Vec<Wait>> {
+        on_session!(self.pool, "sample waits", |session| waits::sample(session, query))
     }
 }

@@ -148,7 +148,10 @@ pub(super) async fn scan(store: &PostgresStore, filter: &EventFilter, page: Page
     Ok(ScanPage::from_rows(page, seen.into_iter().map(|row| (row.found.into(), row.meant))))
 }
 
-async fn by_index<T>(conn: &mut SchemaConnection, query: BoxedSqlQuery<'static, Pg, SqlQuery>) -> QueryResult<Vec<T>>
+pub(super) async fn by_index<T>(
+    conn: &mut SchemaConnection,
+    query: BoxedSqlQuery<'static, Pg, SqlQuery>,
+) -> QueryResult<Vec<T>>
 where
     T: QueryableByName<Pg> + Send + 'static,
 {

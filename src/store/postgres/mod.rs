@@ -67,6 +67,7 @@ mod testing;
 mod tls;
 mod trigger;
 mod version;
+mod waits;
 
 pub(crate) use connect::Target;
 #[cfg(feature = "tokio-postgres")]

@@ -1,10 +1,14 @@
 //! R4: index scans even on a table that was analysed when it was empty and then filled.
 
+use std::time::Duration;
+
+use chrono::Utc;
+
 use super::{PostgresStore, Target};
 use crate::event::Status;
 pub(super) use crate::store::conformance::hot_path::{accepted, ranges};
 use crate::store::conformance::hot_path::{ask_everything, ask_of_nothing, own_every_shard};
-use crate::store::{AdminStore, EventFilter, Page, SchemaStore};
+use crate::store::{AdminStore, EventFilter, Page, SchemaStore, WaitQuery};
 use crate::test_support::postgres::Server;
 
 const ROWS: i32 = 1_000_000;
@@ -118,5 +122,31 @@ async fn listing_the_newest_events_does_not_read_all_others_even_after_analyze()
     assert!(plans.len() >= 8, "{} plans were written down", plans.len());
     for plan in plans {
         assert!(removed_rows(plan) <= MOST_REMOVED && !plan.contains("Seq Scan on outbox_events"), "{plan}");
+    }
+}
+
+#[tokio::test]
+async fn a_sample_of_waits_reads_no_more_than_it_returns() {
+    let server = explaining_server();
+    let database = server.database().await;
+    let store = PostgresStore::new(Target::from_url(&database.url).unwrap(), None).unwrap();
+    store.migrate(&|_| ()).await.unwrap();
+    let client = database.connect().await;
+    let fill = "INSERT INTO outbox_events (id, event_type, source, status, created_at, scheduled_at, published_at) \
+        SELECT gen_random_uuid(), 't', 's', CASE WHEN n % 3 = 0 THEN 'pending' ELSE 'published' END, at, at, \
+            CASE WHEN n % 3 > 0 THEN at + interval '1 second' END \
+        FROM generate_series(1, 300000) n, LATERAL (SELECT now() - n * interval '100 milliseconds') t(at)";
+    client.batch_execute(fill).await.unwrap();
+    let (period, periods, each) = (Duration::from_secs(60), 60, 20);
+    let query = WaitQuery { from: Utc::now() - 60 * period, period, periods, each };
+    for analyse in ["", "ANALYZE outbox_events"] {
+        client.batch_execute(analyse).await.unwrap();
+        let asked_from = server.log().len();
+        let waits = store.sample_waits(query).await.unwrap();
+        assert!((59 * 20..=60 * 20).contains(&waits.len()), "{}", waits.len());
+        let log = server.log();
+        let plans = plans(&log[asked_from..]);
+        let [plan] = plans.as_slice() else { panic!("{} plans were written down", plans.len()) };
+        assert!(plan.contains("outbox_events_published") && removed_rows(plan) == 0, "{plan}");
     }
 }

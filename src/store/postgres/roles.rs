@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     PostgresStore, SHARDS, access, admin, audit, change, claimed, data, fetch, handlers, history, inbox, inspection,
-    leases, migrate, overview, pauses, queue_position, refusal, retention, row, settle,
+    leases, migrate, overview, pauses, queue_position, refusal, retention, row, settle, waits,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::{OutboxEvent, Status};
@@ -23,7 +23,8 @@ use crate::store::{
     FetchedDelivery, FetchedRow, HandledDelivery, HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore,
     MaintenanceStore, NewPause, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery,
     QueuePosition, RejectedDelivery, Resolution, Result, RetentionCursor, RetentionCutoff, RoutedEvent, ScanPage,
-    SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, UnrecordedEvents, WorkerRow,
+    SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, UnrecordedEvents, Wait, WaitQuery,
+    WorkerRow,
 };
 
 #[async_trait]
@@ -311,6 +312,10 @@ impl AdminStore for PostgresStore {
 
     async fn history(&self, span: Resolution, since: Duration) -> Result<Vec<HistoryBucket>> {
         history::read(self, span, since).await
+    }
+
+    async fn sample_waits(&self, query: WaitQuery) -> Result<Vec<Wait>> {
+        waits::sample(self, query).await
     }
 }
 

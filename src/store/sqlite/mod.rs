@@ -39,6 +39,7 @@ mod settle;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 use std::sync::Arc;
 use std::time::Duration;

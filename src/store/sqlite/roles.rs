@@ -15,7 +15,7 @@ use super::leases::SqliteLeases;
 use super::row::Row;
 use super::{
     LEASES_BUSY_TIMEOUT, SqliteStore, admin, audit, change, claimed, data, fetch, handlers, history, inbox, leases,
-    migrations, order, overview, pauses, queue_position, retention, route, row, settle,
+    migrations, order, overview, pauses, queue_position, retention, route, row, settle, waits,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
@@ -30,7 +30,8 @@ use crate::store::{
     FetchedDelivery, FetchedRow, HandledDelivery, HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore,
     MaintenanceStore, NewPause, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery,
     QueuePosition, RejectedDelivery, Resolution, Result, RetentionCursor, RetentionCutoff, RoutedEvent, ScanPage,
-    SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, UnrecordedEvents, WorkerRow,
+    SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, UnrecordedEvents, Wait, WaitQuery,
+    WorkerRow,
 };
 
 #[async_trait]
@@ -451,6 +452,10 @@ impl AdminStore for SqliteStore {
 
     async fn history(&self, span: Resolution, since: Duration) -> Result<Vec<HistoryBucket>> {
         self.reader.run("read the history", move |connection| history::read(connection, span, since)).await
+    }
+
+    async fn sample_waits(&self, query: WaitQuery) -> Result<Vec<Wait>> {
+        self.reader.run("sample waits", move |connection| waits::sample(connection, query)).await
     }
 }
 

@@ -1,0 +1,27 @@
+//! How long published events waited.
+
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Nullable, Text};
+
+use crate::store::{Wait, WaitQuery};
+
+pub(super) fn sample(connection: &mut SqliteConnection, query: WaitQuery) -> QueryResult<Vec<Wait>> {
+    let mut waits = Vec::new();
+    for (from, until) in query.bounds() {
+        let rows: Vec<(String, i64, Option<i64>)> = sql::<(Text, BigInt, Nullable<BigInt>)>(
+            "SELECT publisher_backend, max(created_at, scheduled_at), published_at
+             FROM outbox_events INDEXED BY outbox_events_published WHERE status = 'published' AND created_at >= ",
+        )
+        .bind::<BigInt, _>(from)
+        .sql(" AND created_at < ")
+        .bind::<BigInt, _>(until)
+        .sql(" ORDER BY created_at LIMIT ")
+        .bind::<BigInt, _>(i64::from(query.each))
+        .load(connection)?;
+        waits.extend(
+            rows.into_iter().filter_map(|(backend, due, published)| Wait::from_micros(backend, due, published)),
+        );
+    }
+    Ok(waits)
+}
