@@ -37,6 +37,8 @@ mod route;
 pub(crate) mod row;
 mod scan;
 mod seq;
+#[cfg(test)]
+mod seq_tests;
 mod server;
 mod session;
 mod settle;
