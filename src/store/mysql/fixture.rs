@@ -114,3 +114,17 @@ impl OpenTransaction for MysqlTransaction {
         self.0.query_drop("ROLLBACK").await.unwrap();
     }
 }
+
+/// As django-broadcaster's migration creates it, with ids of a kind.
+pub(super) fn djangos_table(id: &str) -> String {
+    format!(
+        "CREATE TABLE outbox_events (id {id} NOT NULL PRIMARY KEY, spec_version varchar(10) NOT NULL, \
+         event_type varchar(255) NOT NULL, source varchar(255) NOT NULL, subject varchar(255) NOT NULL, \
+         data_content_type varchar(100) NOT NULL, data_schema varchar(200) NOT NULL, data json NULL, \
+         status varchar(20) NOT NULL, created_at datetime(6) NOT NULL, updated_at datetime(6) NOT NULL, \
+         scheduled_at datetime(6) NOT NULL, published_at datetime(6) NULL, \
+         retry_count integer UNSIGNED NOT NULL CHECK (retry_count >= 0), \
+         max_retries integer UNSIGNED NOT NULL CHECK (max_retries >= 0), last_error longtext NOT NULL, \
+         publisher_backend varchar(100) NOT NULL, publisher_config json NOT NULL)"
+    )
+}

@@ -69,6 +69,14 @@ impl Pending {
 
     /// Runs the migrations, each of which is recorded when its statements are done; returns what was done.
     pub(super) async fn run(&self, session: &mut Session<'_>, watch: &ProgressFn) -> Result<MigrationPlan, Failure> {
+        session.be_patient().await?;
+        let done = self.run_patiently(session, watch).await;
+        let usual = session.be_as_usual().await;
+        let plan = done?;
+        usual.map(|()| plan)
+    }
+
+    async fn run_patiently(&self, session: &mut Session<'_>, watch: &ProgressFn) -> Result<MigrationPlan, Failure> {
         let total = self.migrations.len() as u64;
         let mut taken_up = 0;
         if let Some(adoption) = self.adoption() {

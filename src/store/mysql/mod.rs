@@ -4,6 +4,8 @@
 mod address;
 mod admin;
 mod adopt;
+#[cfg(test)]
+mod adopt_tests;
 mod application;
 mod audit;
 mod change;

@@ -29,6 +29,14 @@ pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(12);
 
 const IS_READ_ONLY: &str = "SELECT CAST(@@global.read_only AS SIGNED)";
 
+/// For statements that take as long as a table is large, and wait for the transactions that use it.
+const PATIENT: &str =
+    "SET SESSION lock_wait_timeout = 60, innodb_lock_wait_timeout = 60 /*M!100300 , max_statement_time = 0 */";
+
+/// What a session has otherwise.
+const USUAL: &str =
+    "SET SESSION lock_wait_timeout = 5, innodb_lock_wait_timeout = 1 /*M!100300 , max_statement_time = 10 */";
+
 /// How often a transaction is tried that the server rolls back because of another one.
 const MOST_TRIES: u32 = 10;
 
@@ -133,6 +141,40 @@ impl<'a> Session<'a> {
         let was_clean = self.begin_statement();
         let answer = timeout(ANSWER_LIMIT, self.connection()?.batch_execute(sql)).await;
         self.end_statement(answer, was_clean).await
+    }
+
+    /// Until [`be_as_usual`](Self::be_as_usual), the server sets no limit to statements.
+    pub(super) async fn be_patient(&mut self) -> Result<(), Failure> {
+        self.run(PATIENT).await?;
+        self.is_clean = false;
+        Ok(())
+    }
+
+    pub(super) async fn be_as_usual(&mut self) -> Result<(), Failure> {
+        self.run(USUAL).await?;
+        self.is_clean = true;
+        Ok(())
+    }
+
+    /// [`load`](Self::load) without a limit.
+    pub(super) async fn load_long<'q, Q, U>(&mut self, query: Q) -> Result<Vec<U>, Failure>
+    where
+        U: Send,
+        Q: LoadQuery<'q, AsyncMysqlConnection, U> + Send + 'q,
+    {
+        let was_clean = self.begin_statement();
+        let answer = query.load(self.connection()?).await;
+        self.end_statement(Ok(answer), was_clean).await
+    }
+
+    /// [`execute`](Self::execute) without a limit.
+    pub(super) async fn execute_long<Q>(&mut self, statement: Q) -> Result<usize, Failure>
+    where
+        Q: QueryFragment<Mysql> + QueryId + RunQueryDsl<AsyncMysqlConnection> + Send,
+    {
+        let was_clean = self.begin_statement();
+        let answer = statement.execute(self.connection()?).await;
+        self.end_statement(Ok(answer), was_clean).await
     }
 
     /// Executes a statement that may take as long as it needs.
