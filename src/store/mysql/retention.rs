@@ -11,7 +11,7 @@ use super::error::Failure;
 use super::pool::Pool;
 use super::session::{Session, in_transaction, on_session};
 use super::settle::delete;
-use super::statement::{Statement, Value, list};
+use super::statement::{Statement, Value, is_of_event, list};
 use crate::error::StoreError;
 use crate::store::divide::MAX_STATEMENTS;
 use crate::store::{
@@ -182,8 +182,8 @@ const PUBLISHED: &str = "e.created_at < UTC_TIMESTAMP(6) - INTERVAL ? MICROSECON
 const FAILED: &str = "e.created_at < UTC_TIMESTAMP(6) - INTERVAL ? MICROSECOND AND e.status = 'failed' \
     AND e.updated_at < UTC_TIMESTAMP(6) - INTERVAL ? MICROSECOND";
 
-const NOTHING_OWED: &str = "NOT EXISTS (SELECT 1 FROM outbox_handler_deliveries d FORCE INDEX (PRIMARY) \
-    WHERE d.event_id = e.id)";
+const NOTHING_OWED: &str =
+    concat!("NOT EXISTS (SELECT 1 FROM outbox_handler_deliveries d FORCE INDEX (PRIMARY) WHERE ", is_of_event!(), ")");
 
 /// A failed event that holds its key stays; a published one holds none.
 fn held(failed_blocks: &[LaneName]) -> String {
