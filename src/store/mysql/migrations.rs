@@ -14,11 +14,12 @@ use crate::store::migrate::{
     Migration, MigrationPlan, MigrationProgress, MigrationStep, ProgressFn, find_obstacle, find_pending,
 };
 
-const MIGRATIONS: [Migration; 4] = [
+const MIGRATIONS: [Migration; 5] = [
     Migration { version: 1, sql: include_str!("../../../migrations/mysql/0001_outbox.sql") },
     Migration { version: 2, sql: include_str!("../../../migrations/mysql/0002_leases.sql") },
     Migration { version: 3, sql: include_str!("../../../migrations/mysql/0003_handlers.sql") },
     Migration { version: 4, sql: include_str!("../../../migrations/mysql/0004_operating.sql") },
+    Migration { version: 5, sql: include_str!("../../../migrations/mysql/0005_scheduled_at.sql") },
 ];
 
 /// The name of the server's lock that one migration of a database holds at a time.
