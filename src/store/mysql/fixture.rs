@@ -109,6 +109,9 @@ impl<const IDS: u8> Fixture for FixtureOf<IDS> {
             ("publisher_config", "'[1]'"),
             ("extensions", "'\"text\"'"),
             ("pending_handlers", "'{}'"),
+            ("scheduled_at", "'0000-00-00'"),
+            ("created_at", "'0000-00-00'"),
+            ("published_at", "'0000-00-00'"),
         ]
     }
 }

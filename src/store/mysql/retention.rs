@@ -6,7 +6,7 @@ use diesel::sql_types::{BigInt, Text};
 use uuid::Uuid;
 
 use super::chosen::AT_ONCE;
-use super::clock::{limited, micros, time};
+use super::clock::{limited, micros_or_first, time};
 use super::error::Failure;
 use super::pool::Pool;
 use super::session::{Session, in_transaction, on_session};
@@ -101,7 +101,7 @@ impl Expired {
         let sql = format!(
             "SELECT CAST(e.id AS char), {} FROM outbox_events e FORCE INDEX (outbox_events_created) \
              WHERE {}{behind}{} AND {NOTHING_OWED} ORDER BY e.created_at, e.id LIMIT ?",
-            micros!("e.created_at"),
+            micros_or_first!("e.created_at"),
             self.condition,
             held(failed_blocks)
         );

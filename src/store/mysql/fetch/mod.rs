@@ -143,17 +143,17 @@ fn ranges(reading: &Reading<'_>) -> Statement<Placed> {
     };
     let (mut parts, mut values) = (Vec::new(), Vec::new());
     for range in &request.ranges {
+        let (after, from) = after(">", range.from);
         let before = if range.to.is_some() { concat!(" AND ", before!()) } else { "" };
         parts.push(format!(
             "(SELECT e.shard, {COLUMNS} FROM outbox_events e FORCE INDEX (outbox_events_due) \
-             WHERE e.publisher_backend = ? AND e.due_shard = {} AND {}{before} \
+             WHERE e.publisher_backend = ? AND e.due_shard = {} AND {after}{before} \
              AND e.scheduled_at <= UTC_TIMESTAMP(6){other_keys} ORDER BY e.scheduled_at, e.seq LIMIT {})",
             range.shard,
-            after!(">"),
             reading.sql_limit(range.limit)
         ));
         values.push(request.lane.as_ref().into());
-        values.extend(position(range.from));
+        values.extend(from);
         values.extend(range.to.into_iter().flat_map(position));
         values.extend(request.except_keys.iter().map(|key| Value::from(key.as_str())));
     }
@@ -185,16 +185,16 @@ fn keys(reading: &Reading<'_>) -> Statement<Placed> {
     let request = reading.request;
     let (mut parts, mut values) = (Vec::new(), Vec::new());
     for start in &request.keys {
+        let (after, from) = after(">=", start.from);
         parts.push(format!(
             "(SELECT e.shard, {COLUMNS} FROM outbox_events e FORCE INDEX (outbox_events_keys) \
-             WHERE e.publisher_backend = ? AND e.unsettled_key = ? AND {} \
+             WHERE e.publisher_backend = ? AND e.unsettled_key = ? AND {after} \
              AND COALESCE(e.due_again_at, e.scheduled_at) <= UTC_TIMESTAMP(6) \
              ORDER BY e.scheduled_at, e.seq LIMIT {})",
-            after!(">="),
             reading.sql_limit(request.key_limit)
         ));
         values.extend([request.lane.as_ref().into(), start.key.as_str().into()]);
-        values.extend(position(start.from));
+        values.extend(from);
     }
     Statement::built(parts.join(" UNION ALL "), values)
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::answers::{end, record_handled};
 use crate::store::mysql::MysqlStore;
-use crate::store::mysql::clock::{limited, micros, time};
+use crate::store::mysql::clock::{limited, micros_or_first, time};
 use crate::store::mysql::error::Failure;
 use crate::store::mysql::session::{Session, on_session};
 use crate::store::mysql::statement::{Statement, Value, is_of_event};
@@ -109,7 +109,7 @@ async fn events_without_deliveries(
 ) -> Result<(Over, Option<Events>), Failure> {
     const READ: &str = concat!(
         "SELECT ",
-        micros!("e.created_at"),
+        micros_or_first!("e.created_at"),
         ", CAST(e.id AS char), e.seq, e.published_at IS NOT NULL AND NOT EXISTS (SELECT 1 \
            FROM outbox_handler_deliveries d FORCE INDEX (PRIMARY) WHERE ",
         is_of_event!(),
