@@ -20,7 +20,7 @@ use super::error::Failure;
 use super::row::{COLUMNS, Row, SqlTypes};
 use super::session::Session;
 use super::statement::{Statement, Value, list};
-use crate::store::{FetchRequest, FetchResult, FetchedRow, Position};
+use crate::store::{ExceptedEvent, FetchRequest, FetchResult, FetchedRow, Position};
 
 pub(super) type Placed = (BigInt, SqlTypes);
 pub(super) type PlacedRow = (i64, Row);
@@ -83,12 +83,18 @@ struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     fn new(request: &'a FetchRequest) -> Self {
-        Self { request, except: request.except.iter().copied().collect(), bytes: 0, answer: FetchResult::default() }
+        Self {
+            request,
+            except: request.except.iter().map(|event| event.id).collect(),
+            bytes: 0,
+            answer: FetchResult::default(),
+        }
     }
 
-    /// A LIMIT that leaves `limit` rows after the excluded ones are skipped.
-    fn sql_limit(&self, limit: i64) -> i64 {
-        limit.saturating_add(i64::try_from(self.except.len()).unwrap_or(i64::MAX))
+    /// A LIMIT that leaves `limit` rows after these excluded ones are skipped.
+    fn sql_limit(&self, limit: i64, is_read: impl Fn(&ExceptedEvent) -> bool) -> i64 {
+        let skipped = self.request.except.iter().filter(|event| is_read(event)).count();
+        limit.saturating_add(i64::try_from(skipped).unwrap_or(i64::MAX))
     }
 
     /// Returns whether the budget allows another row.
@@ -145,12 +151,15 @@ fn ranges(reading: &Reading<'_>) -> Statement<Placed> {
     for range in &request.ranges {
         let (after, from) = after(">", range.from);
         let before = if range.to.is_some() { concat!(" AND ", before!()) } else { "" };
+        let is_read = |event: &ExceptedEvent| {
+            event.shard == range.shard && event.position > range.from && range.to.is_none_or(|to| event.position < to)
+        };
         parts.push(format!(
             "(SELECT e.shard, {COLUMNS} FROM outbox_events e FORCE INDEX (outbox_events_due) \
              WHERE e.publisher_backend = ? AND e.due_shard = {} AND {after}{before} \
              AND e.scheduled_at <= UTC_TIMESTAMP(6){other_keys} ORDER BY e.scheduled_at, e.seq LIMIT {})",
             range.shard,
-            reading.sql_limit(range.limit)
+            reading.sql_limit(range.limit, is_read)
         ));
         values.push(request.lane.as_ref().into());
         values.extend(from);
@@ -164,11 +173,13 @@ fn ranges(reading: &Reading<'_>) -> Statement<Placed> {
 fn retries(reading: &Reading<'_>) -> Statement<Placed> {
     let request = reading.request;
     let passed = i64::try_from(request.passed_retries.len()).unwrap_or(i64::MAX);
-    let limit = reading.sql_limit(request.retry_limit).saturating_add(passed);
+    let retry_limit = request.retry_limit.saturating_add(passed);
+    let limit = reading.sql_limit(retry_limit, |_| true);
     let first_of = |shard: &i16| {
         format!(
             "(SELECT e.id FROM outbox_events e FORCE INDEX (outbox_events_retry) WHERE e.publisher_backend = ? \
-             AND e.shard = {shard} AND e.due_again_at <= UTC_TIMESTAMP(6) ORDER BY e.due_again_at LIMIT {limit})"
+             AND e.shard = {shard} AND e.due_again_at <= UTC_TIMESTAMP(6) ORDER BY e.due_again_at LIMIT {})",
+            reading.sql_limit(retry_limit, |event| event.shard == *shard)
         )
     };
     let shards: Vec<String> = request.retry_shards.iter().map(first_of).collect();
@@ -186,12 +197,14 @@ fn keys(reading: &Reading<'_>) -> Statement<Placed> {
     let (mut parts, mut values) = (Vec::new(), Vec::new());
     for start in &request.keys {
         let (after, from) = after(">=", start.from);
+        let is_read =
+            |event: &ExceptedEvent| event.key.as_deref() == Some(start.key.as_str()) && event.position >= start.from;
         parts.push(format!(
             "(SELECT e.shard, {COLUMNS} FROM outbox_events e FORCE INDEX (outbox_events_keys) \
              WHERE e.publisher_backend = ? AND e.unsettled_key = ? AND {after} \
              AND COALESCE(e.due_again_at, e.scheduled_at) <= UTC_TIMESTAMP(6) \
              ORDER BY e.scheduled_at, e.seq LIMIT {})",
-            reading.sql_limit(request.key_limit)
+            reading.sql_limit(request.key_limit, is_read)
         ));
         values.extend([request.lane.as_ref().into(), start.key.as_str().into()]);
         values.extend(from);
