@@ -5,6 +5,8 @@
 mod blockers;
 mod due;
 pub(super) mod position;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use self::position::{after, before, position};
 use super::clock::micros;
 use super::error::Failure;
 use super::row::{COLUMNS, Row, SqlTypes};
-use super::session::Session;
+use super::session::{Session, ShowsCommits};
 use super::statement::{Statement, Value, list};
 use crate::store::{ExceptedEvent, FetchRequest, FetchResult, FetchedRow, Position};
 
@@ -44,7 +46,11 @@ pub(super) async fn fetch(session: &mut Session<'_>, request: &FetchRequest) -> 
     if !request.keys.is_empty() && !reading.answer.cut_short {
         session.load_while(keys(&reading), |row| reading.take(row, false)).await?;
     }
-    session.confirm_primary().await?;
+    let shows_commits = session.confirm_primary().await?;
+    // An event whose transaction is lost in a crash must not have been sent.
+    if shows_commits == ShowsCommits::Early && !reading.answer.rows.is_empty() {
+        session.confirm_durable().await?;
+    }
     Ok(reading.answer)
 }
 
