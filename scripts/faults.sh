@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the long fault suite: each kind of fault alone, then all together, with events that are deleted once they are done,
-# under a mixed load, on a SQLite file, with JetStream, and with consumers; see cli/tests/faults and docs/RELIABILITY.md.
+# under a mixed load, on a SQLite file, on MariaDB, with JetStream, and with consumers; see cli/tests/faults and docs/RELIABILITY.md.
 # OUTBOX_FAULTS_OLDER names the program of an older version, for the kind `upgrade`.
 #   scripts/faults.sh [--rounds N] [--seconds S] [--seed X] [--only KIND,KIND] [--phases PHASE,PHASE]
 # --help names the kinds and the phases.

@@ -17,7 +17,7 @@ pub(crate) struct FetchRequest {
     pub(crate) lane: LaneName,
     pub(crate) ranges: Vec<Range>,
     /// Events to skip: those in flight, as far as the request may find them.
-    pub(crate) except: Vec<Uuid>,
+    pub(crate) except: Vec<ExceptedEvent>,
     /// Keys whose events are left out of the ranges.
     pub(crate) except_keys: Vec<String>,
     /// Due retries of these shards, at most `retry_limit` in all.
@@ -56,6 +56,15 @@ impl FetchRequest {
     }
 }
 
+/// An event that a fetch skips, in the place where the worker has read it.
+#[derive(Debug, Clone)]
+pub(crate) struct ExceptedEvent {
+    pub(crate) id: Uuid,
+    pub(crate) shard: i16,
+    pub(crate) position: Position,
+    pub(crate) key: Option<Arc<str>>,
+}
+
 /// Pending events of one shard between two positions, both exclusive, at most `limit`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Range {
@@ -87,6 +96,14 @@ pub(crate) struct FetchedRow {
     pub(crate) place: Option<RowPlace>,
     /// The event, or why the row is not a valid event.
     pub(crate) event: std::result::Result<Arc<OutboxEvent>, String>,
+}
+
+#[cfg(test)]
+impl FetchedRow {
+    pub(crate) fn excepted(&self) -> ExceptedEvent {
+        let key = (!self.partition_key.is_empty()).then(|| Arc::from(self.partition_key.as_str()));
+        ExceptedEvent { id: self.id, shard: self.shard, position: self.position, key }
+    }
 }
 
 /// The result of a fetch.

@@ -20,8 +20,9 @@ pub use self::cursor::{CreatedCursor, InvalidCursor};
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) use self::deleting::record_and_delete;
 pub(crate) use self::dispatch::{
-    Blocker, Blockers, DispatchStore, DueKind, DueLane, DueLanes, FailureRecord, FetchRequest, FetchResult, FetchedRow,
-    KeyStart, PredecessorQuery, Range, RoutedEvent, RowPlace, Snapshot, TransactionId, UnrecordedEvents,
+    Blocker, Blockers, DispatchStore, DueKind, DueLane, DueLanes, ExceptedEvent, FailureRecord, FetchRequest,
+    FetchResult, FetchedRow, KeyStart, PredecessorQuery, Range, RoutedEvent, RowPlace, Snapshot, TransactionId,
+    UnrecordedEvents,
 };
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) use self::divide::divide;

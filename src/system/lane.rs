@@ -86,7 +86,8 @@ impl Lane {
     ) -> FetchRequest {
         let keys = self.in_flight.take_keys_to_reread(MOST_KEYS_TO_REREAD.min(plan.key_budget));
         let key_limit = plan.key_limit(keys.len());
-        let except = if plan.is_sweep() || !keys.is_empty() { self.in_flight.ids() } else { self.in_flight.retrying() };
+        let except =
+            if plan.is_sweep() || !keys.is_empty() { self.in_flight.excepted() } else { self.in_flight.retrying() };
         let begun = plan.ranges.iter().filter(|range| range.from == Position::START).map(|range| range.shard);
         let except_keys = match plan.is_sweep() {
             true => self.in_flight.take_heavy_keys(&begun.collect::<Vec<_>>()),

@@ -46,8 +46,9 @@ fn shared() -> &'static Server {
     SHARED.get_or_init(Server::start)
 }
 
-/// What a test's connection sets: times in UTC, and longer recursions. MariaDB reads the first comment, and MySQL the second.
-const SETUP: &str = "SET time_zone = '+00:00' /*M! , max_recursive_iterations = 1000000 */ \
+/// What a test's connection sets: times in UTC, zero dates as MariaDB's default allows them, and longer recursions. MariaDB reads
+/// the first comment, and MySQL the second.
+const SETUP: &str = "SET time_zone = '+00:00', sql_mode = REPLACE(@@sql_mode, 'NO_ZERO_DATE', '') /*M! , max_recursive_iterations = 1000000 */ \
     /*!80003 , cte_max_recursion_depth = 1000000 */";
 
 /// A connection to a database.

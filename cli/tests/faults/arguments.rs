@@ -42,6 +42,8 @@ pub(crate) enum PhaseName {
     Mixed,
     /// On a SQLite file
     Sqlite,
+    /// On MariaDB: each kind alone, then all
+    Mysql,
     /// With JetStream in Redis' place: each kind alone, then all
     Nats,
     /// With consumers that record effects: each kind alone, then all, then without an inbox
@@ -58,7 +60,9 @@ impl Arguments {
     pub(crate) fn runs(&self, phase: PhaseName) -> bool {
         let has_time = match phase {
             PhaseName::Alone => self.rounds > 0,
-            PhaseName::Deleting | PhaseName::Nats | PhaseName::Consumers => self.rounds > 0 || self.seconds > 0,
+            PhaseName::Deleting | PhaseName::Mysql | PhaseName::Nats | PhaseName::Consumers => {
+                self.rounds > 0 || self.seconds > 0
+            }
             PhaseName::Together | PhaseName::Mixed | PhaseName::Sqlite => self.seconds > 0,
         };
         has_time && (self.phases.is_empty() || self.phases.contains(&phase))

@@ -15,6 +15,7 @@ mod figures;
 mod kinds;
 mod limits;
 mod mixed;
+mod mysql;
 mod nats;
 mod reconcile;
 mod report;
@@ -106,6 +107,9 @@ async fn each_kind_of_fault_alone_and_then_all_together() {
     if arguments.runs(PhaseName::Sqlite) {
         report.add(sqlite::run(seed, span, Pace::Long).await);
     }
+    if arguments.runs(PhaseName::Mysql) {
+        run_mysql(&arguments, kinds, span, &mut report).await;
+    }
     if arguments.runs(PhaseName::Nats) {
         let chosen: Vec<Kind> =
             nats::KINDS.into_iter().filter(|kind| arguments.only.is_empty() || kinds.contains(kind)).collect();
@@ -128,6 +132,17 @@ async fn run_deleting(arguments: &Arguments, kinds: &[Kind], report: &mut Report
     if seconds > 0 {
         let together = deleting_together(kinds, Duration::from_secs(seconds), Pace::Long);
         report.add(together.run_deleting(seed).await);
+    }
+}
+
+async fn run_mysql(arguments: &Arguments, kinds: &[Kind], span: Duration, report: &mut Report) {
+    let Arguments { rounds, seed, .. } = *arguments;
+    let chosen: Vec<Kind> = mysql::KINDS.into_iter().filter(|kind| kinds.contains(kind)).collect();
+    for kind in chosen.iter().filter(|_| rounds > 0) {
+        report.add(mysql::run(seed, &[*kind], nats::Until::Rounds(rounds)).await);
+    }
+    if !span.is_zero() {
+        report.add(mysql::run(seed, &chosen, nats::Until::Elapsed(span)).await);
     }
 }
 

@@ -72,14 +72,17 @@ impl TestRow {
     }
 
     pub(super) fn insert_sql(&self, fixture: &impl Fixture) -> String {
-        let names: Vec<_> = self.columns.iter().map(|(name, _)| *name).collect();
-        let values: Vec<_> = self.columns.iter().map(|(_, value)| value.as_str()).collect();
+        let mut columns = self.columns.clone();
+        if columns.iter().all(|(name, _)| *name != "scheduled_at") {
+            columns.push(("scheduled_at", fixture.time(self.scheduled_ms)));
+        }
+        let names: Vec<_> = columns.iter().map(|(name, _)| *name).collect();
+        let values: Vec<_> = columns.iter().map(|(_, value)| value.as_str()).collect();
         format!(
-            "INSERT INTO outbox_events (id, event_type, source, scheduled_at, {}) VALUES ({}, '{}', 's', {}, {})",
+            "INSERT INTO outbox_events (id, event_type, source, {}) VALUES ({}, '{}', 's', {})",
             names.join(", "),
             fixture.id(self.id),
             self.event_type,
-            fixture.time(self.scheduled_ms),
             values.join(", "),
         )
     }

@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use crate::event::Status;
 use crate::store::{
-    Acceptance, Care, CreatedCursor, EventFilter, FailureRecord, FetchRequest, FetchedRow, Heartbeat, KeyStart,
-    LaneName, Page, Position, PredecessorQuery, Range, RetentionCursor, RetentionCutoff, Shard, Store,
+    Acceptance, Care, CreatedCursor, EventFilter, ExceptedEvent, FailureRecord, FetchRequest, FetchedRow, Heartbeat,
+    KeyStart, LaneName, Page, Position, PredecessorQuery, Range, RetentionCursor, RetentionCutoff, Shard, Store,
     UnrecordedEvents,
 };
 
@@ -77,7 +77,7 @@ pub(in crate::store) async fn ask_everything(store: &dyn Store, worker: Uuid, ep
     let next = FetchRequest { retry_shards: (0..32).collect(), ..ranges(place, None) };
     let next = store.fetch(&next).await.unwrap().rows;
     assert!(next.iter().any(|row| row.retry) && next.iter().any(|row| !row.retry));
-    let except: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
+    let except: Vec<ExceptedEvent> = rows.iter().map(FetchedRow::excepted).collect();
     let sweep = FetchRequest { except: except.clone(), ..ranges(Position::START, Some(place)) };
     store.fetch(&sweep).await.unwrap();
     let keys = ["hot", "key-7", "absent"].map(KeyStart::whole).to_vec();

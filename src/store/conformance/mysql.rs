@@ -174,3 +174,35 @@ instantiate! { @tests crate::store::mysql::fixture::MysqlFixture;
 }
 
 instantiate! { @server crate::store::mysql::fixture::MysqlFixture }
+
+/// Tests of statements that compare ids of two tables.
+macro_rules! with_ids_of_a_kind {
+    ($($name:ident: $fixture:ty),*) => {
+        $(
+            mod $name {
+                instantiate! { @tests $fixture;
+                    writing::an_id_that_is_there_returns_what_is_stored_under_it,
+                    routing::routed_events_keep_their_place_and_are_read_in_their_new_lane,
+                    settling::publishing_is_recorded_once,
+                    deleting::the_last_answer_deletes,
+                    deleting::a_done_event_is_deleted_and_counts_as_recorded_again,
+                    handlers::what_is_announced_is_owed_until_it_is_answered,
+                    handlers::deliveries_of_a_key_come_in_its_order,
+                    handlers::an_unsettled_event_holds_back_later_deliveries_of_its_key,
+                    handlers::a_dropped_handler_is_owed_nothing_and_inherits_nothing,
+                    handlers::a_delivery_whose_event_is_gone_is_dropped_when_it_is_met,
+                    handlers::the_janitor_publishes_what_owes_nothing_any_more,
+                    handlers::retention_keeps_what_is_owed,
+                    handlers::who_is_owed_a_key_and_how_much_is_known,
+                    admin::expired_events_are_deleted_in_small_batches,
+                    admin::pages_follow_each_other_without_a_gap_also_within_one_moment,
+                    claimed::moved_events_are_new_ones_in_their_order_and_sent_ones_stay,
+                }
+            }
+        )*
+    };
+}
+with_ids_of_a_kind! {
+    text_ids: crate::store::mysql::fixture::FixtureOf<{ crate::store::mysql::fixture::TEXT_IDS }>,
+    text_ids_of_events: crate::store::mysql::fixture::FixtureOf<{ crate::store::mysql::fixture::TEXT_IDS_OF_EVENTS }>
+}

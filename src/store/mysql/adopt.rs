@@ -55,14 +55,6 @@ const LEFT: &str = "SELECT COUNT(*) FROM outbox_events WHERE status = 'processin
 const ROWS: &str = "SELECT CAST(table_rows AS signed) FROM information_schema.tables \
     WHERE table_schema = DATABASE() AND table_name = 'outbox_events'";
 
-/// The statement takes as long as the copy, and waits for transactions that use the table.
-const PATIENT: &str =
-    "SET SESSION lock_wait_timeout = 60, innodb_lock_wait_timeout = 10 /*M!100300 , max_statement_time = 0 */";
-
-/// What a session has otherwise.
-const USUAL: &str =
-    "SET SESSION lock_wait_timeout = 5, innodb_lock_wait_timeout = 1 /*M!100300 , max_statement_time = 10 */";
-
 /// A table to adopt.
 pub(super) struct Adoption {
     alter: String,
@@ -89,7 +81,10 @@ impl Adoption {
         if !objections.is_empty() {
             return Ok(Err(objections.join("; ")));
         }
-        let left = session.load_one(sql::<BigInt>(LEFT)).await?;
+        session.be_patient().await?;
+        let left = session.load_long(sql::<BigInt>(LEFT)).await?;
+        session.be_as_usual().await?;
+        let left = left.into_iter().next().unwrap_or_default();
         let rows: Option<i64> = session.load_one(sql::<Nullable<BigInt>>(ROWS)).await?;
         Ok(Ok(Self { alter: server.adapt(&alter(create)), left, rows: rows.unwrap_or_default() }))
     }
@@ -105,13 +100,12 @@ impl Adoption {
         ]
     }
 
-    /// Returns how many events were left in `processing`.
+    /// Returns how many events were left in `processing`. The session is patient: the statements take as long as the table is
+    /// large.
     pub(super) async fn run(&self, session: &mut Session<'_>) -> Result<u64, Failure> {
-        session.run(PATIENT).await?;
-        let taken_up = session.execute(Statement::<()>::new(TAKE_UP, [])).await?;
-        let altered = session.run_long(&self.alter).await;
-        session.run(USUAL).await?;
-        altered.map(|()| taken_up as u64)
+        let taken_up = session.execute_long(Statement::<()>::new(TAKE_UP, [])).await?;
+        session.run_long(&self.alter).await?;
+        Ok(taken_up as u64)
     }
 }
 

@@ -3,7 +3,7 @@
 use diesel::sql_types::{BigInt, Bool, Text};
 use uuid::Uuid;
 
-use super::clock::micros;
+use super::clock::micros_or_first;
 use super::error::Failure;
 use super::session::Session;
 use super::statement::{Statement, Value, list};
@@ -37,7 +37,7 @@ pub(super) async fn choose(session: &mut Session<'_>, ids: &[Uuid], lock: &str) 
         let sql = format!(
             "SELECT CAST(e.id AS char), {}, e.seq, e.publisher_backend, e.status, e.published_at IS NOT NULL \
              FROM outbox_events e FORCE INDEX (PRIMARY) WHERE e.id IN {} {lock}",
-            micros!("e.scheduled_at"),
+            micros_or_first!("e.scheduled_at"),
             list(part.len())
         );
         let values: Vec<Value> = part.iter().map(|id| Value::from(*id)).collect();

@@ -22,6 +22,17 @@ macro_rules! micros {
 }
 pub(super) use micros;
 
+/// The same, of a time that may not exist, such as a zero date: it is before all others.
+macro_rules! micros_or_first {
+    ($column:literal) => {
+        concat!("COALESCE(", $crate::store::mysql::clock::micros!($column), ", -9223372036854775807 - 1)")
+    };
+}
+pub(super) use micros_or_first;
+
+/// The first time that exists.
+pub(super) const FIRST_TIME: &str = "TIMESTAMP'0001-01-01 00:00:00'";
+
 /// The years 1 to 9999, which the server's times can hold.
 const FIRST: i64 = -62_135_596_800_000_000;
 const LAST: i64 = 253_402_300_799_999_999;

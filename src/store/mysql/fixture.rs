@@ -9,26 +9,49 @@ use uuid::Uuid;
 
 use super::MysqlStore;
 use crate::settings::DatabaseSettings;
-use crate::store::Store;
 use crate::store::conformance::lost_answers::ServerFixture;
 use crate::store::conformance::{Fixture, OpenTransaction};
+use crate::store::{SchemaStore, Store};
 use crate::test_support::mysql::{self, Database};
 
-pub(crate) struct MysqlFixture {
+/// A database with the server's own ids.
+pub(crate) type MysqlFixture = FixtureOf<NATIVE_IDS>;
+
+/// A database of which some ids are texts of another collation, as Django's.
+pub(crate) struct FixtureOf<const IDS: u8> {
     pub(crate) database: Database,
     store: Arc<MysqlStore>,
 }
+
+pub(crate) const NATIVE_IDS: u8 = 0;
+/// Events were written by an older Django, or before the server had `uuid`.
+pub(crate) const TEXT_IDS_OF_EVENTS: u8 = 1;
+/// The server has no `uuid`.
+pub(crate) const TEXT_IDS: u8 = 2;
 
 pub(crate) fn store_at(url: &str) -> MysqlStore {
     MysqlStore::new(&DatabaseSettings { url: url.into(), ..DatabaseSettings::default() }).unwrap()
 }
 
 #[async_trait]
-impl Fixture for MysqlFixture {
+impl<const IDS: u8> Fixture for FixtureOf<IDS> {
     async fn empty() -> Self {
         let database = mysql::database().await;
         let store = Arc::new(store_at(&database.url));
         Self { database, store }
+    }
+
+    async fn fresh() -> Self {
+        let fixture = Self::empty().await;
+        if IDS != NATIVE_IDS {
+            let id = "char(32) CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci";
+            fixture.execute(&djangos_table(id)).await;
+        }
+        fixture.store.migrate(&|_| ()).await.unwrap();
+        if IDS == TEXT_IDS {
+            fixture.execute("ALTER TABLE outbox_handler_deliveries MODIFY event_id char(32) NOT NULL").await;
+        }
+        fixture
     }
 
     fn store(&self) -> Arc<dyn Store> {
@@ -82,7 +105,14 @@ impl Fixture for MysqlFixture {
     }
 
     fn nonsense(&self) -> &'static [(&'static str, &'static str)] {
-        &[("publisher_config", "'[1]'"), ("extensions", "'\"text\"'"), ("pending_handlers", "'{}'")]
+        &[
+            ("publisher_config", "'[1]'"),
+            ("extensions", "'\"text\"'"),
+            ("pending_handlers", "'{}'"),
+            ("scheduled_at", "'0000-00-00'"),
+            ("created_at", "'0000-00-00'"),
+            ("published_at", "'0000-00-00'"),
+        ]
     }
 }
 
@@ -113,4 +143,18 @@ impl OpenTransaction for MysqlTransaction {
     async fn rollback(mut self: Box<Self>) {
         self.0.query_drop("ROLLBACK").await.unwrap();
     }
+}
+
+/// As django-broadcaster's migration creates it, with ids of a kind.
+pub(super) fn djangos_table(id: &str) -> String {
+    format!(
+        "CREATE TABLE outbox_events (id {id} NOT NULL PRIMARY KEY, spec_version varchar(10) NOT NULL, \
+         event_type varchar(255) NOT NULL, source varchar(255) NOT NULL, subject varchar(255) NOT NULL, \
+         data_content_type varchar(100) NOT NULL, data_schema varchar(200) NOT NULL, data json NULL, \
+         status varchar(20) NOT NULL, created_at datetime(6) NOT NULL, updated_at datetime(6) NOT NULL, \
+         scheduled_at datetime(6) NOT NULL, published_at datetime(6) NULL, \
+         retry_count integer UNSIGNED NOT NULL CHECK (retry_count >= 0), \
+         max_retries integer UNSIGNED NOT NULL CHECK (max_retries >= 0), last_error longtext NOT NULL, \
+         publisher_backend varchar(100) NOT NULL, publisher_config json NOT NULL)"
+    )
 }

@@ -14,11 +14,12 @@ use crate::store::migrate::{
     Migration, MigrationPlan, MigrationProgress, MigrationStep, ProgressFn, find_obstacle, find_pending,
 };
 
-const MIGRATIONS: [Migration; 4] = [
+const MIGRATIONS: [Migration; 5] = [
     Migration { version: 1, sql: include_str!("../../../migrations/mysql/0001_outbox.sql") },
     Migration { version: 2, sql: include_str!("../../../migrations/mysql/0002_leases.sql") },
     Migration { version: 3, sql: include_str!("../../../migrations/mysql/0003_handlers.sql") },
     Migration { version: 4, sql: include_str!("../../../migrations/mysql/0004_operating.sql") },
+    Migration { version: 5, sql: include_str!("../../../migrations/mysql/0005_scheduled_at.sql") },
 ];
 
 /// The name of the server's lock that one migration of a database holds at a time.
@@ -69,6 +70,14 @@ impl Pending {
 
     /// Runs the migrations, each of which is recorded when its statements are done; returns what was done.
     pub(super) async fn run(&self, session: &mut Session<'_>, watch: &ProgressFn) -> Result<MigrationPlan, Failure> {
+        session.be_patient().await?;
+        let done = self.run_patiently(session, watch).await;
+        let usual = session.be_as_usual().await;
+        let plan = done?;
+        usual.map(|()| plan)
+    }
+
+    async fn run_patiently(&self, session: &mut Session<'_>, watch: &ProgressFn) -> Result<MigrationPlan, Failure> {
         let total = self.migrations.len() as u64;
         let mut taken_up = 0;
         if let Some(adoption) = self.adoption() {

@@ -4,6 +4,8 @@
 mod address;
 mod admin;
 mod adopt;
+#[cfg(test)]
+mod adopt_tests;
 mod application;
 mod audit;
 mod change;
@@ -37,6 +39,8 @@ mod route;
 pub(crate) mod row;
 mod scan;
 mod seq;
+#[cfg(test)]
+mod seq_tests;
 mod server;
 mod session;
 mod settle;

@@ -20,13 +20,13 @@ use crate::store::Result;
 /// A session of the outbox's own: what it reads is committed, its times are in UTC, and no value is cut to fit. Statements have
 /// a limit at the server, too, where it knows one (`max_statement_time`, MariaDB). If a process stops within a transaction, the
 /// server rolls it back after 10 s (`idle_transaction_timeout`, MariaDB) or with the connection, so that its locks end. MariaDB
-/// would make a join of a list of a thousand ids.
+/// would make a join of a list of a thousand ids, and read a whole table for an EXISTS.
 const SETUP: &[&str] = &[
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     "SET SESSION time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,\
      ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', innodb_lock_wait_timeout = 1, lock_wait_timeout = 5, \
      autocommit = 1, wait_timeout = 60 /*M!100300 , max_statement_time = 10, idle_transaction_timeout = 10, \
-     in_predicate_conversion_threshold = 0 */",
+     in_predicate_conversion_threshold = 0, optimizer_switch = 'exists_to_in=off' */",
 ];
 
 /// After [`SETUP`], for leases: lists of workers of any length.

@@ -5,7 +5,7 @@ use diesel::sql_types::{BigInt, Text};
 use uuid::Uuid;
 
 use super::SHARDS;
-use super::clock::micros;
+use super::clock::{micros, micros_or_first};
 use super::error::Failure;
 use super::fetch::position::{before, position};
 use super::session::Session;
@@ -20,7 +20,7 @@ pub(super) async fn queue_position(session: &mut Session<'_>, id: Uuid) -> Resul
         "SELECT ",
         micros!("SYSDATE(6)"),
         ", publisher_backend, ",
-        micros!("scheduled_at"),
+        micros_or_first!("scheduled_at"),
         ", seq, CAST(shard AS signed) FROM outbox_events WHERE id = ?"
     );
     const OWNER: &str = "SELECT CAST(owner AS char) FROM outbox_running_leases WHERE backend = ? AND shard = ?";

@@ -6,12 +6,12 @@ use diesel::sql_types::{BigInt, Text};
 use uuid::Uuid;
 
 use super::chosen::AT_ONCE;
-use super::clock::{limited, micros, time};
+use super::clock::{limited, micros_or_first, time};
 use super::error::Failure;
 use super::pool::Pool;
 use super::session::{Session, in_transaction, on_session};
 use super::settle::delete;
-use super::statement::{Statement, Value, list};
+use super::statement::{Statement, Value, is_of_event, list};
 use crate::error::StoreError;
 use crate::store::divide::MAX_STATEMENTS;
 use crate::store::{
@@ -101,7 +101,7 @@ impl Expired {
         let sql = format!(
             "SELECT CAST(e.id AS char), {} FROM outbox_events e FORCE INDEX (outbox_events_created) \
              WHERE {}{behind}{} AND {NOTHING_OWED} ORDER BY e.created_at, e.id LIMIT ?",
-            micros!("e.created_at"),
+            micros_or_first!("e.created_at"),
             self.condition,
             held(failed_blocks)
         );
@@ -182,8 +182,8 @@ const PUBLISHED: &str = "e.created_at < UTC_TIMESTAMP(6) - INTERVAL ? MICROSECON
 const FAILED: &str = "e.created_at < UTC_TIMESTAMP(6) - INTERVAL ? MICROSECOND AND e.status = 'failed' \
     AND e.updated_at < UTC_TIMESTAMP(6) - INTERVAL ? MICROSECOND";
 
-const NOTHING_OWED: &str = "NOT EXISTS (SELECT 1 FROM outbox_handler_deliveries d FORCE INDEX (PRIMARY) \
-    WHERE d.event_id = e.id)";
+const NOTHING_OWED: &str =
+    concat!("NOT EXISTS (SELECT 1 FROM outbox_handler_deliveries d FORCE INDEX (PRIMARY) WHERE ", is_of_event!(), ")");
 
 /// A failed event that holds its key stays; a published one holds none.
 fn held(failed_blocks: &[LaneName]) -> String {

@@ -3,7 +3,7 @@
 use diesel::sql_types::{BigInt, Bool, Text};
 use uuid::Uuid;
 
-use super::clock::{limited, micros, time};
+use super::clock::{FIRST_TIME, limited, micros_or_first, time};
 use super::error::Failure;
 use super::session::Session;
 use super::statement::{Statement, Value};
@@ -106,18 +106,29 @@ impl Scan<'_> {
             values.extend(moment.map(|moment| Value::from(limited(moment.timestamp_micros()))));
         }
         let comparison = if self.page.newest_first { "<" } else { ">" };
-        if let Some(CreatedCursor { created_at, id }) = self.page.after {
-            range.push(format!(
-                "e.created_at {comparison}= {time} AND (e.created_at {comparison} {time} OR e.id {comparison} ?)",
-                time = time!()
-            ));
-            values.extend([limited(created_at).into(), limited(created_at).into(), id.into()]);
+        match self.page.after {
+            // Times that do not exist are before all others.
+            Some(CreatedCursor { created_at: i64::MIN, id }) => {
+                range.push(match self.page.newest_first {
+                    true => format!("e.created_at < {FIRST_TIME} AND e.id < ?"),
+                    false => format!("(e.created_at >= {FIRST_TIME} OR e.id > ?)"),
+                });
+                values.push(id.into());
+            }
+            Some(CreatedCursor { created_at, id }) => {
+                range.push(format!(
+                    "e.created_at {comparison}= {time} AND (e.created_at {comparison} {time} OR e.id {comparison} ?)",
+                    time = time!()
+                ));
+                values.extend([limited(created_at).into(), limited(created_at).into(), id.into()]);
+            }
+            None => {}
         }
         let (direction, most) = (self.direction(), self.most);
         let sql = format!(
             "SELECT CAST(e.id AS char), {} AS created, COALESCE({}, FALSE) AS meant, e.id FROM outbox_events e FORCE INDEX ({index}) \
              WHERE {} ORDER BY e.created_at {direction}, e.id {direction} LIMIT {most}",
-            micros!("e.created_at"),
+            micros_or_first!("e.created_at"),
             all_of(&others),
             all_of(&range)
         );

@@ -1,5 +1,5 @@
-//! New `seq` values for rows that exist. Only an INSERT draws from the table's counter, so rows are inserted whose values are
-//! read, and deleted before the transaction commits.
+//! New `seq` values for rows that exist. Only an INSERT draws from the table's counter, so rows are inserted, their values are
+//! read, and the INSERT is undone, which leaves the counter as it is.
 
 use diesel::sql_types::BigInt;
 use uuid::Uuid;
@@ -16,12 +16,14 @@ pub(super) async fn draw(session: &mut Session<'_>, count: usize) -> Result<Vec<
     let ids: Vec<Value> = (0..count).map(|_| Value::from(Uuid::now_v7())).collect();
     let rows = vec!["(?, '', '', 'published')"; count].join(", ");
     let insert = format!("INSERT INTO outbox_events (id, event_type, source, status) VALUES {rows}");
+    session.run("SAVEPOINT outbox_draw").await?;
     session.execute(Statement::<()>::built(insert, ids.clone())).await?;
     let list = list(count);
     let read = format!("SELECT e.seq FROM outbox_events e FORCE INDEX (PRIMARY) WHERE e.id IN {list} ORDER BY e.seq");
-    let drawn = session.load(Statement::<BigInt>::built(read, ids.clone())).await?;
-    let delete = format!("DELETE e FROM outbox_events e FORCE INDEX (PRIMARY) WHERE e.id IN {list}");
-    session.execute(Statement::<()>::built(delete, ids)).await?;
+    let drawn = session.load(Statement::<BigInt>::built(read, ids)).await?;
+    // A deleted row would keep its entry in the index of `seq`: to use the value again, the server would lock the entry after
+    // it, which may be another transaction's.
+    session.run("ROLLBACK TO SAVEPOINT outbox_draw").await?;
     Ok(drawn)
 }
 

@@ -13,12 +13,13 @@ use futures_util::TryStreamExt;
 use tokio::sync::SemaphorePermit;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use super::diagnosis::diagnose;
 use super::error::{Failure, FailureKind};
 use super::insert::insert;
 use super::pool::Pool;
-use super::statement::Statement;
+use super::statement::{Statement, id_text};
 use crate::error::StoreError;
 use crate::publish::{InsertResult, ValidEvent};
 use crate::store::Result;
@@ -27,10 +28,31 @@ use crate::store::inbox::{InboxStatement, TextQueries};
 /// How long a statement may take, and how long a caller waits for a connection.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(12);
 
-const IS_READ_ONLY: &str = "SELECT CAST(@@global.read_only AS SIGNED)";
+/// Whether the server is read-only, and whether it shows commits before they are on the disk. It does not if its binary log is on
+/// the disk first; `innodb_flush_log_at_trx_commit = 0`: no commit waits for the disk.
+const IS_READ_ONLY: &str = "SELECT CAST(@@global.read_only AS SIGNED), \
+    CAST(@@global.innodb_flush_log_at_trx_commit <> 0 \
+        AND NOT (@@global.log_bin = 1 AND @@global.sync_binlog = 1) AS SIGNED)";
+
+/// For statements that take as long as a table is large, and wait for the transactions that use it.
+const PATIENT: &str =
+    "SET SESSION lock_wait_timeout = 60, innodb_lock_wait_timeout = 60 /*M!100300 , max_statement_time = 0 */";
+
+/// What a session has otherwise.
+const USUAL: &str =
+    "SET SESSION lock_wait_timeout = 5, innodb_lock_wait_timeout = 1 /*M!100300 , max_statement_time = 10 */";
 
 /// How often a transaction is tried that the server rolls back because of another one.
 const MOST_TRIES: u32 = 10;
+
+/// When the server shows what was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ShowsCommits {
+    /// Once a crash cannot undo it.
+    OnDisk,
+    /// Before.
+    Early,
+}
 
 /// Dropped inside a transaction, or during a statement, it closes its connection.
 pub(super) struct Session<'a> {
@@ -108,10 +130,28 @@ impl<'a> Session<'a> {
         self.end_statement(answer, was_clean).await
     }
 
-    /// Fails if the server accepts no writes by now, so that what was read before may be old.
-    pub(super) async fn confirm_primary(&mut self) -> Result<(), Failure> {
-        let read_only: i64 = self.load_one(Statement::<BigInt>::new(IS_READ_ONLY, [])).await?;
-        if read_only == 0 { Ok(()) } else { self.end_diagnosed(Err(Failure::read_only()), true) }
+    /// Fails if the server accepts no writes by now, so that what was read before may be old. Returns whether it shows what may
+    /// be lost.
+    pub(super) async fn confirm_primary(&mut self) -> Result<ShowsCommits, Failure> {
+        let state = Statement::<(BigInt, BigInt)>::new(IS_READ_ONLY, []);
+        let (read_only, early): (i64, i64) = self.load_one(state).await?;
+        match read_only {
+            0 => Ok(if early == 0 { ShowsCommits::OnDisk } else { ShowsCommits::Early }),
+            _ => self.end_diagnosed(Err(Failure::read_only()), true),
+        }
+    }
+
+    /// Waits until everything that this session has read is on the disk: the commit of a write waits for the log up to it.
+    pub(super) async fn confirm_durable(&mut self) -> Result<(), Failure> {
+        let id = id_text(Uuid::now_v7());
+        self.is_clean = false;
+        self.run(&format!(
+            "START TRANSACTION; INSERT INTO outbox_confirmations (id) VALUES ('{id}'); \
+             DELETE FROM outbox_confirmations WHERE id = '{id}'; COMMIT"
+        ))
+        .await?;
+        self.is_clean = true;
+        Ok(())
     }
 
     /// Writes new events, except those whose id is in use.
@@ -133,6 +173,40 @@ impl<'a> Session<'a> {
         let was_clean = self.begin_statement();
         let answer = timeout(ANSWER_LIMIT, self.connection()?.batch_execute(sql)).await;
         self.end_statement(answer, was_clean).await
+    }
+
+    /// Until [`be_as_usual`](Self::be_as_usual), the server sets no limit to statements.
+    pub(super) async fn be_patient(&mut self) -> Result<(), Failure> {
+        self.run(PATIENT).await?;
+        self.is_clean = false;
+        Ok(())
+    }
+
+    pub(super) async fn be_as_usual(&mut self) -> Result<(), Failure> {
+        self.run(USUAL).await?;
+        self.is_clean = true;
+        Ok(())
+    }
+
+    /// [`load`](Self::load) without a limit.
+    pub(super) async fn load_long<'q, Q, U>(&mut self, query: Q) -> Result<Vec<U>, Failure>
+    where
+        U: Send,
+        Q: LoadQuery<'q, AsyncMysqlConnection, U> + Send + 'q,
+    {
+        let was_clean = self.begin_statement();
+        let answer = query.load(self.connection()?).await;
+        self.end_statement(Ok(answer), was_clean).await
+    }
+
+    /// [`execute`](Self::execute) without a limit.
+    pub(super) async fn execute_long<Q>(&mut self, statement: Q) -> Result<usize, Failure>
+    where
+        Q: QueryFragment<Mysql> + QueryId + RunQueryDsl<AsyncMysqlConnection> + Send,
+    {
+        let was_clean = self.begin_statement();
+        let answer = statement.execute(self.connection()?).await;
+        self.end_statement(Ok(answer), was_clean).await
     }
 
     /// Executes a statement that may take as long as it needs.

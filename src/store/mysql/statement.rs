@@ -49,6 +49,14 @@ pub(super) fn list(count: usize) -> String {
     text
 }
 
+/// Whether a delivery `d` is one of an event `e`. Both ids may be texts of different collations, which the server would not compare.
+macro_rules! is_of_event {
+    () => {
+        "d.event_id = CONVERT(CAST(e.id AS char) USING ascii)"
+    };
+}
+pub(super) use is_of_event;
+
 /// The form in which ids are sent: a `uuid` and a `char(32)` column both take it.
 pub(super) fn id_text(id: Uuid) -> String {
     id.simple().to_string()

@@ -44,7 +44,7 @@ struct Reading<'a> {
 impl<'a> Reading<'a> {
     fn new(request: &'a FetchRequest) -> Self {
         let FetchRequest { max_events, max_bytes, max_event_bytes, .. } = *request;
-        let except = request.except.iter().collect();
+        let except = request.except.iter().map(|event| &event.id).collect();
         Self { except, bytes: 0, max_events, max_bytes, max_event_bytes, answer: FetchResult::default() }
     }
 

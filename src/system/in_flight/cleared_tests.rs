@@ -269,7 +269,7 @@ async fn a_key_that_cannot_be_walked_over_in_the_time_of_a_statement_goes_on() {
             assert!(count < 100, "it never goes");
             let mut fetch = in_flight.begin_fetch();
             // On a busy machine any statement can take longer than the limit.
-            let fetched = store.fetch(&FetchRequest { except: in_flight.ids(), ..request.clone() }).await;
+            let fetched = store.fetch(&FetchRequest { except: in_flight.excepted(), ..request.clone() }).await;
             let Ok(rows) = fetched.map(|result| result.rows) else { continue };
             assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), [id]);
             let Ok(blockers) = find_blockers(&store, &in_flight, &mut fetch, &rows, false, false).await else {

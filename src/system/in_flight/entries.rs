@@ -10,7 +10,7 @@ use super::cleared::ClearedKeys;
 use super::free::FreeKeys;
 use super::{DeliveryState, SessionId};
 use crate::clock::BootInstant;
-use crate::store::{FetchedRow, Position};
+use crate::store::{ExceptedEvent, FetchedRow, Position};
 use crate::system::retry_times::RetryTimes;
 
 /// The most keys that are remembered because their events wait behind the cursor; more are left to the sweep.
@@ -63,6 +63,10 @@ impl InFlightEntry {
             repetition: None,
             unwritable: None,
         }
+    }
+
+    pub(super) fn excepted(&self, id: Uuid) -> ExceptedEvent {
+        ExceptedEvent { id, shard: self.shard, position: self.position, key: self.key.clone() }
     }
 
     /// Whether its delivery is not finished.

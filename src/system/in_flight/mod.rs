@@ -30,7 +30,7 @@ use self::entries::{InFlightEntry, Inner};
 pub(crate) use self::fetch::{Admitted, Fetch};
 use crate::clock::BootInstant;
 use crate::fault_injection::{self, ProtocolRule};
-use crate::store::{KeyStart, LaneName, Position, Shard, UnrecordedEvents};
+use crate::store::{ExceptedEvent, KeyStart, LaneName, Position, Shard, UnrecordedEvents};
 use crate::system::retry_times::RetryTimes;
 
 /// The session under which a shard is open. Fetches, deliveries and batches belong together if theirs is the same.
@@ -158,9 +158,15 @@ impl InFlight {
         self.lock().events.keys().copied().collect()
     }
 
+    /// All events in flight, for fetches that may find any of them.
+    pub(crate) fn excepted(&self) -> Vec<ExceptedEvent> {
+        self.lock().events.iter().map(|(id, entry)| entry.excepted(*id)).collect()
+    }
+
     /// Events in flight that were due retries: their rows still have the status `retry`.
-    pub(crate) fn retrying(&self) -> Vec<Uuid> {
-        self.lock().events.iter().filter(|(_, entry)| entry.retry).map(|(id, _)| *id).collect()
+    pub(crate) fn retrying(&self) -> Vec<ExceptedEvent> {
+        let inner = self.lock();
+        inner.events.iter().filter(|(_, entry)| entry.retry).map(|(id, entry)| entry.excepted(*id)).collect()
     }
 
     /// Notes when a retry comes due.

@@ -11,7 +11,7 @@ use super::Fixture;
 use super::builders::*;
 use crate::event::Status;
 use crate::store::{
-    Acceptance, Action, Announcement, AuditNote, Care, DeliveryRequest, FailureRecord, FetchedDelivery,
+    Acceptance, Action, Announcement, AuditNote, Care, DeliveryRequest, FailureRecord, FetchRequest, FetchedDelivery,
     HandledDelivery, Heartbeat, LeaseStore, NOT_COVERED, RejectedDelivery, RetentionCutoff, Settled, SettledEvent,
     Shard, Store, UnrecordedEvents, handler_lane,
 };
@@ -569,14 +569,12 @@ pub(super) async fn deliveries_that_wait_for_one_of_their_key_hide_no_other<F: F
         insert += &(row.insert_sql(&fixture) + ";");
     }
     fixture.execute(&insert).await;
-    let mut events = Vec::new();
-    for row in store.fetch(&everything(&store)).await.unwrap().rows {
-        events.push((row.id, row.position.seq));
-    }
+    let (mut events, mut except) = (Vec::new(), Vec::new());
     while events.len() < sent.len() {
-        let except = events.iter().map(|(id, _)| *id).collect();
-        for row in store.fetch(&crate::store::FetchRequest { except, ..everything(&store) }).await.unwrap().rows {
+        let request = FetchRequest { except: except.clone(), ..everything(&store) };
+        for row in store.fetch(&request).await.unwrap().rows {
             events.push((row.id, row.position.seq));
+            except.push(row.excepted());
         }
     }
     store.settle_published(&accepted(&events), Care::Usual).await.unwrap();

@@ -6,7 +6,7 @@ use diesel::sql_types::{BigInt, Bool, Text};
 use uuid::Uuid;
 
 use super::position::{after, before, position};
-use crate::store::mysql::clock::micros;
+use crate::store::mysql::clock::micros_or_first;
 use crate::store::mysql::error::Failure;
 use crate::store::mysql::session::Session;
 use crate::store::mysql::statement::{Statement, Value};
@@ -27,11 +27,12 @@ pub(in crate::store::mysql) async fn find_blockers(
     }
     let (mut parts, mut values) = (Vec::new(), Vec::new());
     for (n, question) in questions.iter().enumerate() {
+        let (after, from) = after(">=", question.from);
         for source in [Some(UNSETTLED), failed_blocks.then_some(FAILED)].into_iter().flatten() {
-            parts.push(first_of(n, source, question.except.len()));
-            values.extend([lane.into(), question.key.as_str().into()]);
-            values.extend(position(question.from));
-            values.extend::<[Value; 3]>(position(question.before));
+            parts.push(first_of(n, source, &after, question.except.len()));
+            values.extend::<[Value; 2]>([lane.into(), question.key.as_str().into()]);
+            values.extend(from.clone());
+            values.extend(position(question.before));
         }
     }
     type Found = (i64, String, i64, i64, bool);
@@ -55,13 +56,12 @@ pub(in crate::store::mysql) async fn find_blockers(
 }
 
 /// The first events of a question, one more than it excepts.
-fn first_of(n: usize, source: &str, excepted: usize) -> String {
+fn first_of(n: usize, source: &str, after: &str, excepted: usize) -> String {
     format!(
         "(SELECT {n}, CAST(e.id AS char), {}, e.seq, COALESCE(e.status <> 'failed' \
          AND COALESCE(e.due_again_at, e.scheduled_at) <= UTC_TIMESTAMP(6), 0) FROM outbox_events e {source} \
-         AND {} AND {} ORDER BY e.scheduled_at, e.seq LIMIT {})",
-        micros!("e.scheduled_at"),
-        after!(">="),
+         AND {after} AND {} ORDER BY e.scheduled_at, e.seq LIMIT {})",
+        micros_or_first!("e.scheduled_at"),
         before!(),
         excepted + 1
     )

@@ -5,6 +5,8 @@
 mod blockers;
 mod due;
 pub(super) mod position;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,9 +20,9 @@ use self::position::{after, before, position};
 use super::clock::micros;
 use super::error::Failure;
 use super::row::{COLUMNS, Row, SqlTypes};
-use super::session::Session;
+use super::session::{Session, ShowsCommits};
 use super::statement::{Statement, Value, list};
-use crate::store::{FetchRequest, FetchResult, FetchedRow, Position};
+use crate::store::{ExceptedEvent, FetchRequest, FetchResult, FetchedRow, Position};
 
 pub(super) type Placed = (BigInt, SqlTypes);
 pub(super) type PlacedRow = (i64, Row);
@@ -44,7 +46,11 @@ pub(super) async fn fetch(session: &mut Session<'_>, request: &FetchRequest) -> 
     if !request.keys.is_empty() && !reading.answer.cut_short {
         session.load_while(keys(&reading), |row| reading.take(row, false)).await?;
     }
-    session.confirm_primary().await?;
+    let shows_commits = session.confirm_primary().await?;
+    // An event whose transaction is lost in a crash must not have been sent.
+    if shows_commits == ShowsCommits::Early && !reading.answer.rows.is_empty() {
+        session.confirm_durable().await?;
+    }
     Ok(reading.answer)
 }
 
@@ -83,12 +89,18 @@ struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     fn new(request: &'a FetchRequest) -> Self {
-        Self { request, except: request.except.iter().copied().collect(), bytes: 0, answer: FetchResult::default() }
+        Self {
+            request,
+            except: request.except.iter().map(|event| event.id).collect(),
+            bytes: 0,
+            answer: FetchResult::default(),
+        }
     }
 
-    /// A LIMIT that leaves `limit` rows after the excluded ones are skipped.
-    fn sql_limit(&self, limit: i64) -> i64 {
-        limit.saturating_add(i64::try_from(self.except.len()).unwrap_or(i64::MAX))
+    /// A LIMIT that leaves `limit` rows after these excluded ones are skipped.
+    fn sql_limit(&self, limit: i64, is_read: impl Fn(&ExceptedEvent) -> bool) -> i64 {
+        let skipped = self.request.except.iter().filter(|event| is_read(event)).count();
+        limit.saturating_add(i64::try_from(skipped).unwrap_or(i64::MAX))
     }
 
     /// Returns whether the budget allows another row.
@@ -143,17 +155,20 @@ fn ranges(reading: &Reading<'_>) -> Statement<Placed> {
     };
     let (mut parts, mut values) = (Vec::new(), Vec::new());
     for range in &request.ranges {
+        let (after, from) = after(">", range.from);
         let before = if range.to.is_some() { concat!(" AND ", before!()) } else { "" };
+        let is_read = |event: &ExceptedEvent| {
+            event.shard == range.shard && event.position > range.from && range.to.is_none_or(|to| event.position < to)
+        };
         parts.push(format!(
             "(SELECT e.shard, {COLUMNS} FROM outbox_events e FORCE INDEX (outbox_events_due) \
-             WHERE e.publisher_backend = ? AND e.due_shard = {} AND {}{before} \
+             WHERE e.publisher_backend = ? AND e.due_shard = {} AND {after}{before} \
              AND e.scheduled_at <= UTC_TIMESTAMP(6){other_keys} ORDER BY e.scheduled_at, e.seq LIMIT {})",
             range.shard,
-            after!(">"),
-            reading.sql_limit(range.limit)
+            reading.sql_limit(range.limit, is_read)
         ));
         values.push(request.lane.as_ref().into());
-        values.extend(position(range.from));
+        values.extend(from);
         values.extend(range.to.into_iter().flat_map(position));
         values.extend(request.except_keys.iter().map(|key| Value::from(key.as_str())));
     }
@@ -164,11 +179,13 @@ fn ranges(reading: &Reading<'_>) -> Statement<Placed> {
 fn retries(reading: &Reading<'_>) -> Statement<Placed> {
     let request = reading.request;
     let passed = i64::try_from(request.passed_retries.len()).unwrap_or(i64::MAX);
-    let limit = reading.sql_limit(request.retry_limit).saturating_add(passed);
+    let retry_limit = request.retry_limit.saturating_add(passed);
+    let limit = reading.sql_limit(retry_limit, |_| true);
     let first_of = |shard: &i16| {
         format!(
             "(SELECT e.id FROM outbox_events e FORCE INDEX (outbox_events_retry) WHERE e.publisher_backend = ? \
-             AND e.shard = {shard} AND e.due_again_at <= UTC_TIMESTAMP(6) ORDER BY e.due_again_at LIMIT {limit})"
+             AND e.shard = {shard} AND e.due_again_at <= UTC_TIMESTAMP(6) ORDER BY e.due_again_at LIMIT {})",
+            reading.sql_limit(retry_limit, |event| event.shard == *shard)
         )
     };
     let shards: Vec<String> = request.retry_shards.iter().map(first_of).collect();
@@ -185,16 +202,18 @@ fn keys(reading: &Reading<'_>) -> Statement<Placed> {
     let request = reading.request;
     let (mut parts, mut values) = (Vec::new(), Vec::new());
     for start in &request.keys {
+        let (after, from) = after(">=", start.from);
+        let is_read =
+            |event: &ExceptedEvent| event.key.as_deref() == Some(start.key.as_str()) && event.position >= start.from;
         parts.push(format!(
             "(SELECT e.shard, {COLUMNS} FROM outbox_events e FORCE INDEX (outbox_events_keys) \
-             WHERE e.publisher_backend = ? AND e.unsettled_key = ? AND {} \
+             WHERE e.publisher_backend = ? AND e.unsettled_key = ? AND {after} \
              AND COALESCE(e.due_again_at, e.scheduled_at) <= UTC_TIMESTAMP(6) \
              ORDER BY e.scheduled_at, e.seq LIMIT {})",
-            after!(">="),
-            reading.sql_limit(request.key_limit)
+            reading.sql_limit(request.key_limit, is_read)
         ));
         values.extend([request.lane.as_ref().into(), start.key.as_str().into()]);
-        values.extend(position(start.from));
+        values.extend(from);
     }
     Statement::built(parts.join(" UNION ALL "), values)
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::deliveries::Due;
 use crate::store::Position;
-use crate::store::mysql::clock::micros;
+use crate::store::mysql::clock::{micros, micros_or_first};
 use crate::store::mysql::error::Failure;
 use crate::store::mysql::session::Session;
 use crate::store::mysql::statement::{Statement, Value};
@@ -111,7 +111,7 @@ impl Ends {
             format!(
                 "(SELECT {n}, {}, e.seq, {} FROM outbox_events e FORCE INDEX (outbox_events_keys) \
                  WHERE e.publisher_backend = ? AND e.unsettled_key = ? ORDER BY e.scheduled_at, e.seq LIMIT 1)",
-                micros!("e.scheduled_at"),
+                micros_or_first!("e.scheduled_at"),
                 micros!("e.retry_at")
             )
         };

@@ -9,10 +9,10 @@ use uuid::Uuid;
 
 use super::answers::{end, record_handled};
 use crate::store::mysql::MysqlStore;
-use crate::store::mysql::clock::{limited, micros, time};
+use crate::store::mysql::clock::{limited, micros_or_first, time};
 use crate::store::mysql::error::Failure;
 use crate::store::mysql::session::{Session, on_session};
-use crate::store::mysql::statement::{Statement, Value};
+use crate::store::mysql::statement::{Statement, Value, is_of_event};
 use crate::store::{Care, HandledDelivery, Result, Settled};
 
 /// The number of rows of each kind that one call reads.
@@ -109,9 +109,11 @@ async fn events_without_deliveries(
 ) -> Result<(Over, Option<Events>), Failure> {
     const READ: &str = concat!(
         "SELECT ",
-        micros!("e.created_at"),
+        micros_or_first!("e.created_at"),
         ", CAST(e.id AS char), e.seq, e.published_at IS NOT NULL AND NOT EXISTS (SELECT 1 \
-           FROM outbox_handler_deliveries d FORCE INDEX (PRIMARY) WHERE d.event_id = e.id AND d.seq = e.seq) \
+           FROM outbox_handler_deliveries d FORCE INDEX (PRIMARY) WHERE ",
+        is_of_event!(),
+        " AND d.seq = e.seq) \
          FROM outbox_events e FORCE INDEX (outbox_events_listed) \
          WHERE e.listed_status = 'processing' AND e.created_at >= ",
         time!(),
@@ -138,11 +140,15 @@ async fn deliveries_without_events(
     session: &mut Session<'_>,
     after: Option<&Deliveries>,
 ) -> Result<(Over, Option<Deliveries>), Failure> {
-    const READ: &str = "SELECT CAST(d.event_id AS char), d.seq, d.handler, EXISTS (SELECT 1 \
-            FROM outbox_events e FORCE INDEX (PRIMARY) WHERE e.id = d.event_id AND e.seq = d.seq) \
-        FROM outbox_handler_deliveries d FORCE INDEX (PRIMARY) \
+    // By `seq`: a `char(32)` is not found by a `uuid`.
+    const READ: &str = concat!(
+        "SELECT CAST(d.event_id AS char), d.seq, d.handler, EXISTS (SELECT 1 \
+            FROM outbox_events e FORCE INDEX (outbox_events_seq) WHERE e.seq = d.seq AND ",
+        is_of_event!(),
+        ") FROM outbox_handler_deliveries d FORCE INDEX (PRIMARY) \
         WHERE d.event_id >= ? AND (d.event_id > ? OR d.seq > ? OR d.seq = ? AND d.handler > ?) \
-        ORDER BY d.event_id, d.seq, d.handler LIMIT ?";
+        ORDER BY d.event_id, d.seq, d.handler LIMIT ?"
+    );
     let start = (Uuid::nil(), i64::MIN, String::new());
     let (id, seq, handler) = after.unwrap_or(&start);
     let values: [Value; 6] =

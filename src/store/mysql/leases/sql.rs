@@ -148,17 +148,24 @@ pub(super) fn delete_worker(worker: Uuid) -> String {
     format!("DELETE FROM outbox_workers WHERE id = '{}'", id(worker))
 }
 
-/// Deletes workers that have been silent for long, and frees their leases.
+/// Deletes workers that have been silent for long, and frees their leases. A worker is silent if its heartbeat's row is locked
+/// here, and old; a row that is skipped is not a missing one. Without the row, the worker's own says when it began; the lock on
+/// it keeps a new heartbeat's row out.
 pub(super) fn remove_dead_workers(gone: &BTreeSet<Uuid>, after: Duration) -> String {
     format!(
         "START TRANSACTION; \
+         SELECT GROUP_CONCAT(CAST(id AS char)) INTO @outbox_locked FROM outbox_workers \
+            WHERE id IN ({ids}) AND heartbeat_at < SYSDATE(6) - {after} FOR UPDATE SKIP LOCKED; \
+         SELECT GROUP_CONCAT(CAST(worker AS char)) INTO @outbox_silent FROM outbox_heartbeats \
+            WHERE worker IN ({ids}) AND heartbeat_at < SYSDATE(6) - {after} FOR UPDATE SKIP LOCKED; \
          SELECT GROUP_CONCAT(CAST(w.id AS char)) INTO @outbox_dead FROM outbox_workers w \
-            LEFT JOIN outbox_heartbeats h ON h.worker = w.id \
-            WHERE w.id IN ({ids}) AND COALESCE(h.heartbeat_at, w.heartbeat_at) < SYSDATE(6) - {} FOR UPDATE SKIP LOCKED; \
-         {} AND FIND_IN_SET(CAST(owner AS char), @outbox_dead); \
+            WHERE w.id IN ({ids}) AND FIND_IN_SET(CAST(w.id AS char), @outbox_locked) \
+                AND (FIND_IN_SET(CAST(w.id AS char), @outbox_silent) \
+                    OR NOT EXISTS (SELECT 1 FROM outbox_heartbeats h WHERE h.worker = w.id)); \
+         {free} AND FIND_IN_SET(CAST(owner AS char), @outbox_dead); \
          DELETE FROM outbox_workers WHERE id IN ({ids}) AND FIND_IN_SET(CAST(id AS char), @outbox_dead); COMMIT",
-        interval(after),
-        free_leases_of(&ids(gone)),
+        after = interval(after),
+        free = free_leases_of(&ids(gone)),
         ids = ids(gone),
     )
 }

@@ -188,3 +188,27 @@ async fn a_heartbeat_on_a_connection_that_falls_silent_is_an_error_in_time() {
     proxy.set(Passage::Open);
     eventually("it goes on", PATIENCE, async || leases.beat(&beat).await.is_ok()).await;
 }
+
+/// A worker returns after it was silent for long, and another one is about to remove it.
+#[tokio::test]
+async fn a_worker_whose_heartbeat_is_being_written_is_not_removed() {
+    let fixture = MysqlFixture::fresh().await;
+    let (worker, mut owner, held) = owner(&fixture.database.url).await;
+    let (other, mut remover) = (Uuid::now_v7(), leases(&fixture.database.url));
+    let (past, id) = (fixture.time(-100_000_000), fixture.id(worker));
+    fixture.execute(&format!("UPDATE outbox_workers SET heartbeat_at = {past}")).await;
+    fixture.execute(&format!("UPDATE outbox_heartbeats SET heartbeat_at = {past}")).await;
+    let mut writing = fixture.begin().await;
+    let beat = format!("UPDATE outbox_heartbeats SET heartbeat_at = SYSDATE(6) WHERE worker = {id}");
+    writing.execute(&beat).await;
+
+    let removing = tokio::spawn(async move { remover.beat(&heartbeat(other)).await });
+    let blocked = "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT' \
+        AND trx_query LIKE CONCAT('%', 'outbox_workers', '%')";
+    let ended = async || removing.is_finished() || fixture.number(blocked).await > 0;
+    eventually("it has removed the worker, or is about to", PATIENCE, ended).await;
+    writing.commit().await;
+    removing.await.unwrap().unwrap();
+    let beat = Heartbeat { held, ..heartbeat(worker) };
+    assert_eq!(owner.beat(&beat).await.unwrap().renewed.len(), 32);
+}

@@ -23,8 +23,8 @@ use super::{PostgresStore, Result};
 use crate::error::StoreError;
 use crate::store::LaneName;
 use crate::store::{
-    Blocker, Blockers, FetchRequest, FetchResult, FetchedRow, Position, PredecessorQuery, Snapshot, TransactionId,
-    UnrecordedEvents,
+    Blocker, Blockers, ExceptedEvent, FetchRequest, FetchResult, FetchedRow, Position, PredecessorQuery, Snapshot,
+    TransactionId, UnrecordedEvents,
 };
 
 /// A row with its shard.
@@ -212,7 +212,7 @@ fn range_values(request: &FetchRequest) -> Vec<Value> {
         Value::Numbers(to_seq),
         Value::Numbers(ranges.iter().map(|range| range.limit).collect()),
         Value::Text(lane.to_string()),
-        Value::Ids(except.clone()),
+        Value::Ids(ids(except)),
         Value::Texts(except_keys.clone()),
     ]
 }
@@ -236,7 +236,7 @@ fn retry_values(request: &FetchRequest) -> Vec<Value> {
     let FetchRequest { lane, retry_shards, retry_limit, passed_retries, except, .. } = request;
     let (lane, except, limit) = (
         || Value::Text(lane.to_string()),
-        || Value::Ids([except.as_slice(), passed_retries].concat()),
+        || Value::Ids([ids(except).as_slice(), passed_retries].concat()),
         || Value::Number(*retry_limit),
     );
     let shards = Value::SmallNumbers(retry_shards.clone());
@@ -267,9 +267,13 @@ fn key_values(request: &FetchRequest) -> Vec<Value> {
         Value::Times(from_at),
         Value::Numbers(from_seq),
         Value::Text(lane.to_string()),
-        Value::Ids(except.clone()),
+        Value::Ids(ids(except)),
         Value::Number(*key_limit),
     ]
+}
+
+fn ids(except: &[ExceptedEvent]) -> Vec<Uuid> {
+    except.iter().map(|event| event.id).collect()
 }
 
 /// The first unsettled event before each position, by the `keys` and `held` indexes.

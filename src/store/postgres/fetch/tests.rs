@@ -114,7 +114,7 @@ async fn rows_that_are_left_for_the_next_fetch_because_of_their_bytes_are_not_pa
     let mut found = Vec::new();
     loop {
         let answer = store.fetch(&request).await.unwrap();
-        found.extend(answer.rows.iter().map(|row| row.id));
+        found.extend(answer.rows.iter().map(FetchedRow::excepted));
         if !answer.cut_short {
             break;
         }
