@@ -21,6 +21,11 @@ impl BootInstant {
         Self(self.0 + span)
     }
 
+    /// So long ago, or the start of the machine.
+    pub(crate) fn before(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(span))
+    }
+
     /// This instant or the next one that is a multiple of a span.
     pub(crate) fn rounded_up(self, span: Duration) -> Self {
         let span = span.as_nanos().max(1);

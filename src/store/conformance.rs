@@ -106,6 +106,7 @@ macro_rules! instantiate {
                 reading::an_event_is_read_only_when_its_time_has_come,
                 reading::a_range_excludes_both_its_ends_and_keeps_its_limit,
                 reading::a_range_leaves_out_the_events_of_some_keys_and_its_limit_counts_the_others,
+                reading::an_event_that_was_moved_into_a_range_takes_no_room_of_its_limit,
                 reading::lanes_are_read_apart,
                 reading::a_retry_is_read_only_when_it_is_due,
                 reading::a_retry_without_a_time_is_due_and_stops_nobody,

@@ -183,16 +183,15 @@ impl SystemContext {
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.owed.is_idle()
+        self.owed.is_empty()
             && self.publishers.values().all(|publisher| publisher.lanes.iter().all(|in_flight| in_flight.is_empty()))
     }
 
-    /// The events whose outcome the database does not record.
-    pub(super) fn unrecorded(&self) -> UnrecordedEvents {
+    /// The events whose outcome the database has not recorded since before that time; `None` if others are in memory.
+    pub(super) fn only_unrecorded(&self, before: BootInstant) -> Option<UnrecordedEvents> {
         let mut unrecorded = UnrecordedEvents::default();
-        let lanes = self.publishers.values().flat_map(|publisher| &publisher.lanes);
-        lanes.for_each(|in_flight| in_flight.add_unrecorded(&mut unrecorded));
-        unrecorded
+        let mut lanes = self.publishers.values().flat_map(|publisher| &publisher.lanes);
+        lanes.all(|in_flight| in_flight.add_unrecorded(before, &mut unrecorded)).then_some(unrecorded)
     }
 
     pub(crate) fn addresses(&self) -> MutexGuard<'_, Addresses> {

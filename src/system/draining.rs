@@ -1,15 +1,22 @@
 //! `Outbox::drained`: waits until nothing is left that can be delivered.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::context::SystemContext;
 use super::handle::{CHECK_INTERVAL, Outbox};
+use crate::clock::BootInstant;
 use crate::error::StoreError;
 use crate::store::{DeliveryRequest, LaneName, UnrecordedEvents};
 
+/// An outcome that could not be recorded for so long may never be.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// How many times deliveries are asked for: each time, those that have to wait are postponed, and show what is behind them.
+/// There are about a hundred in each round, for each shard.
 const ROUNDS: usize = 50;
 
 /// What [`Outbox::drained`] has left.
@@ -28,27 +35,48 @@ impl Outbox {
     /// cannot be reached. A worker with a [`limit`](crate::Builder::limit) waits no longer than until it has delivered this many.
     pub async fn drained(&self) -> Drained {
         loop {
-            if self.context.is_idle() {
-                let unrecorded = self.context.unrecorded();
+            if let Some(rest) = self.rest() {
                 let used_up = self.context.quota.as_ref().is_some_and(|quota| quota.is_used_up());
-                if used_up || !self.has_deliverable(&unrecorded).await && self.context.is_idle() {
-                    let in_lanes = unrecorded.all().copied();
-                    return Drained { unrecorded: in_lanes.chain(self.context.owed.unwritable()).collect() };
+                if used_up || !self.has_deliverable(&rest).await && self.rest().is_some() {
+                    return Drained { unrecorded: rest.ids() };
                 }
             }
             tokio::time::sleep(CHECK_INTERVAL).await;
         }
     }
 
+    /// What is in memory, if it is only what cannot be recorded. A row that was locked for a moment is recorded soon.
+    fn rest(&self) -> Option<Rest> {
+        let before = BootInstant::now().before(PATIENCE);
+        let deliveries = self.context.owed.only_unwritable(before)?;
+        Some(Rest { events: self.context.only_unrecorded(before)?, deliveries })
+    }
+
     /// Whether anything can be delivered; also if that cannot be known now.
-    async fn has_deliverable(&self, unrecorded: &UnrecordedEvents) -> bool {
-        let (context, unrecorded) = (Arc::clone(&self.context), unrecorded.clone());
+    async fn has_deliverable(&self, rest: &Rest) -> bool {
+        let (context, rest) = (Arc::clone(&self.context), rest.clone());
         let asked = self.context.runtime.spawn(async move {
             Ok::<_, StoreError>(
-                has_deliverable_events(&context, &unrecorded).await? || has_deliverable_deliveries(&context).await?,
+                has_deliverable_events(&context, &rest.events).await?
+                    || has_deliverable_deliveries(&context, &rest.deliveries).await?,
             )
         });
         !matches!(asked.await, Ok(Ok(false)))
+    }
+}
+
+/// What is in memory and cannot be recorded.
+#[derive(Clone)]
+struct Rest {
+    events: UnrecordedEvents,
+    /// By handler.
+    deliveries: HashMap<String, Vec<(Uuid, i64)>>,
+}
+
+impl Rest {
+    fn ids(&self) -> Vec<Uuid> {
+        let of_handlers: BTreeSet<Uuid> = self.deliveries.values().flatten().map(|(id, _)| *id).collect();
+        self.events.all().copied().chain(of_handlers).collect()
     }
 }
 
@@ -61,7 +89,10 @@ async fn has_deliverable_events(context: &SystemContext, unrecorded: &Unrecorded
 }
 
 /// Whether a handler of this process can be called. Deliveries behind one that is held or retried later cannot be due.
-async fn has_deliverable_deliveries(context: &SystemContext) -> Result<bool, StoreError> {
+async fn has_deliverable_deliveries(
+    context: &SystemContext,
+    unwritable: &HashMap<String, Vec<(Uuid, i64)>>,
+) -> Result<bool, StoreError> {
     let handlers = context.subscribed_names();
     for _ in 0..ROUNDS {
         if !context.store.has_due_deliveries(&handlers).await? {
@@ -71,7 +102,7 @@ async fn has_deliverable_deliveries(context: &SystemContext) -> Result<bool, Sto
             let request = DeliveryRequest {
                 handler: handler.clone(),
                 shards: (0..context.store.shards()).collect(),
-                except: context.owed.of(handler),
+                except: unwritable.get(handler).cloned().unwrap_or_default(),
                 max_events: 1,
                 max_bytes: 1,
                 max_event_bytes: 1,

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
+use crate::clock::BootInstant;
+
 /// An event as a handler is owed it.
 pub(super) type Key = (Uuid, i64);
 
@@ -31,14 +33,20 @@ struct InMemory {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
-    /// The database does not record the handler's answer.
-    Unwritable,
+    /// The database has not recorded the handler's answer since then.
+    Unwritable(BootInstant),
     Ended,
 }
 
 impl OfHandler {
     fn is_busy(&self) -> bool {
         self.deliveries.values().any(|delivery| delivery.state == State::Open)
+    }
+
+    /// The deliveries whose answer could not be recorded before that time.
+    fn unwritable(&self, before: BootInstant) -> impl Iterator<Item = Key> {
+        let is_meant = move |state| matches!(state, State::Unwritable(since) if since < before);
+        self.deliveries.iter().filter(move |(_, delivery)| is_meant(delivery.state)).map(|(key, _)| *key)
     }
 }
 
@@ -84,18 +92,18 @@ impl DeliveriesInFlight {
         }
     }
 
-    /// The deliveries to the handler that are in memory.
-    pub(super) fn of(&self, handler: &str) -> Vec<Key> {
-        let handlers = self.lock();
-        let deliveries = handlers.get(handler).into_iter().flat_map(|of_handler| &of_handler.deliveries);
-        deliveries.filter(|(_, delivery)| delivery.state != State::Ended).map(|(key, _)| *key).collect()
-    }
-
-    /// The events of which the database does not record an answer.
-    pub(super) fn unwritable(&self) -> Vec<Uuid> {
-        let handlers = self.lock();
-        let deliveries = handlers.values().flat_map(|of_handler| &of_handler.deliveries);
-        deliveries.filter(|(_, delivery)| delivery.state == State::Unwritable).map(|((id, _), _)| *id).collect()
+    /// The deliveries, by handler, whose answer the database has not recorded since before that time; `None` if others are in
+    /// memory.
+    pub(super) fn only_unwritable(&self, before: BootInstant) -> Option<HashMap<String, Vec<Key>>> {
+        let mut unwritable = HashMap::new();
+        for (name, of_handler) in self.lock().iter() {
+            let keys: Vec<Key> = of_handler.unwritable(before).collect();
+            if of_handler.deliveries.values().filter(|delivery| delivery.state != State::Ended).count() > keys.len() {
+                return None;
+            }
+            unwritable.insert(name.clone(), keys);
+        }
+        Some(unwritable)
     }
 
     /// Whether the lease of the shard is in use.
@@ -110,8 +118,11 @@ impl DeliveriesInFlight {
         self.lock().get(handler).is_some_and(OfHandler::is_busy)
     }
 
-    pub(super) fn is_idle(&self) -> bool {
-        !self.lock().values().any(OfHandler::is_busy)
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock()
+            .values()
+            .flat_map(|of_handler| of_handler.deliveries.values())
+            .all(|delivery| delivery.state == State::Ended)
     }
 }
 
@@ -128,8 +139,8 @@ impl DeliveryGuard {
     pub(super) fn set_aside(&self) {
         let mut handlers = self.owed.lock();
         let delivery = handlers.get_mut(&self.handler).and_then(|of_handler| of_handler.deliveries.get_mut(&self.key));
-        if let Some(delivery) = delivery {
-            delivery.state = State::Unwritable;
+        if let Some(delivery) = delivery.filter(|delivery| delivery.state == State::Open) {
+            delivery.state = State::Unwritable(BootInstant::now());
         }
     }
 }
@@ -142,6 +153,8 @@ impl Drop for DeliveryGuard {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -155,7 +168,7 @@ mod tests {
         assert!(owed.uses("mail", 3) && !owed.uses("mail", 4) && !owed.uses("audit", 3));
         assert_eq!(owed.begin_fetch("mail"), Some(vec![key]));
         drop(delivery);
-        assert!(owed.take("mail", key, 3).is_none() && owed.is_idle());
+        assert!(owed.take("mail", key, 3).is_none() && owed.is_empty());
         owed.end_fetch("mail");
         assert!(owed.take("mail", key, 3).is_some());
     }
@@ -165,9 +178,11 @@ mod tests {
         let owed = Arc::new(DeliveriesInFlight::default());
         let key = (Uuid::nil(), 7);
         let delivery = owed.take("mail", key, 3).unwrap();
-        assert!(owed.is_busy("mail") && !owed.is_busy("audit") && !owed.is_idle());
+        let (early, late) = (BootInstant::now(), BootInstant::now().after(Duration::from_secs(60)));
+        assert!(owed.is_busy("mail") && !owed.is_busy("audit") && owed.only_unwritable(late).is_none());
         delivery.set_aside();
-        assert!(!owed.is_busy("mail") && owed.is_idle() && owed.uses("mail", 3));
-        assert_eq!((owed.of("mail"), owed.unwritable()), (vec![key], vec![key.0]));
+        assert!(!owed.is_busy("mail") && owed.uses("mail", 3) && !owed.is_empty());
+        assert!(owed.only_unwritable(early).is_none());
+        assert_eq!(owed.only_unwritable(late).unwrap()["mail"], [key]);
     }
 }

@@ -1,6 +1,6 @@
 use super::Fixture;
 use super::builders::*;
-use crate::store::{FetchRequest, KeyStart, Position, PredecessorQuery};
+use crate::store::{ExceptedEvent, FetchRequest, KeyStart, Position, PredecessorQuery};
 
 pub(super) async fn due_events_come_in_the_order_of_their_schedule<F: Fixture>() {
     let fixture = F::fresh().await;
@@ -53,6 +53,21 @@ pub(super) async fn a_range_leaves_out_the_events_of_some_keys_and_its_limit_cou
     found.sort();
     others.sort();
     assert_eq!(found, others);
+}
+
+/// As by a replay: it is in memory in another place than in the table.
+pub(super) async fn an_event_that_was_moved_into_a_range_takes_no_room_of_its_limit<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    for n in 0..4 {
+        TestRow::keyed("k").at(-60_000 + n).insert(&fixture).await;
+    }
+    let all = fetch_all(&store).await;
+    let moved = ExceptedEvent { position: Position::START, ..all[0].excepted() };
+    let mut request = FetchRequest { except: vec![moved], ..everything(&store) };
+    request.ranges.retain(|range| range.shard == all[0].shard);
+    request.ranges[0].limit = 2;
+    assert_eq!(store.fetch(&request).await.unwrap().rows.len(), 2);
 }
 
 pub(super) async fn lanes_are_read_apart<F: Fixture>() {

@@ -14,7 +14,7 @@ mod answers;
 mod polls;
 
 use self::answers::{Answered, HandlerDelivery, put_off, record_handled, record_rejected, rejection};
-use self::polls::{Found, Polls};
+use self::polls::{Found, LEAST_INTERVAL, Polls};
 use super::completer::AGAIN_INTERVAL;
 use super::context::SystemContext;
 use super::credit::Credit;
@@ -170,7 +170,13 @@ impl HandlerPoller {
                 Err(error) => tracing::error!(%error, "fetch of a handler's deliveries aborted"),
             }
             poller.context.owed.end_fetch(&name);
+            poller.run_soon(ctx);
         }));
+    }
+
+    /// Starts what may not start yet, because something of it has just ended.
+    fn run_soon(&self, ctx: &mut Context<Self>) {
+        ctx.run_later(LEAST_INTERVAL, |poller, ctx| poller.run_once(false, ctx));
     }
 
     fn pause(&mut self, handler: &str, error: &StoreError) {
@@ -285,6 +291,7 @@ fn listen(context: Arc<SystemContext>, poller: &HandlerPoller, ctx: &mut Context
     let woken = async move { context.wakeups.handler_poller.notified().await };
     ctx.spawn(woken.into_actor(poller).map(|(), poller, ctx| {
         poller.run_once(true, ctx);
+        poller.run_soon(ctx);
         listen(Arc::clone(&poller.context), poller, ctx);
     }));
 }

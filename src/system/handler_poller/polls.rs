@@ -6,7 +6,7 @@ use crate::clock::BootInstant;
 use crate::system::reconnect::pause_after;
 
 /// A notification does not cause a fetch earlier than this after the last.
-const LEAST_INTERVAL: Duration = Duration::from_millis(20);
+pub(super) const LEAST_INTERVAL: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Copy)]
 pub(super) struct Polls {
@@ -47,7 +47,7 @@ impl Polls {
     /// A fetch has ended that began then. It may have missed what was notified since.
     pub(super) fn fetched(&mut self, began: BootInstant, now: BootInstant, interval: Duration, found: Found) {
         let again = found.full || self.notified.is_some_and(|notified| notified >= began);
-        let next = now.after(if again { Duration::ZERO } else { interval });
+        let next = now.after(if again { LEAST_INTERVAL } else { interval });
         *self = Self { last: now, next, failures: 0, left_some: found.left_some, ..*self };
     }
 

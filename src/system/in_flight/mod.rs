@@ -283,12 +283,19 @@ impl InFlight {
         found
     }
 
-    /// Adds the events whose outcome the database does not record.
-    pub(crate) fn add_unrecorded(&self, unrecorded: &mut UnrecordedEvents) {
+    /// Adds the events whose outcome the database has not recorded since before that time; returns whether all that are on
+    /// their way are such events.
+    pub(crate) fn add_unrecorded(&self, before: BootInstant, unrecorded: &mut UnrecordedEvents) -> bool {
         let inner = self.lock();
-        for (id, entry) in inner.events.iter().filter(|(_, entry)| entry.unwritable.is_some()) {
-            if entry.blocks() { &mut unrecorded.blocking } else { &mut unrecorded.sent }.push(*id);
+        for (id, entry) in &inner.events {
+            match &entry.unwritable {
+                Some(unwritable) if unwritable.since >= before => return false,
+                Some(_) => if entry.blocks() { &mut unrecorded.blocking } else { &mut unrecorded.sent }.push(*id),
+                None if entry.is_on_its_way() => return false,
+                None => {}
+            }
         }
+        true
     }
 
     /// Forgets outcomes of a shard that another worker has now: it finds them in the journal.

@@ -82,7 +82,7 @@ const MOST_IDS: usize = 1_000;
 /// The rows read so far, and the remaining budget.
 struct Reading<'a> {
     request: &'a FetchRequest,
-    except: HashSet<Uuid>,
+    except: HashMap<Uuid, Position>,
     bytes: usize,
     answer: FetchResult,
 }
@@ -91,7 +91,7 @@ impl<'a> Reading<'a> {
     fn new(request: &'a FetchRequest) -> Self {
         Self {
             request,
-            except: request.except.iter().map(|event| event.id).collect(),
+            except: request.except.iter().map(|event| (event.id, event.position)).collect(),
             bytes: 0,
             answer: FetchResult::default(),
         }
@@ -105,7 +105,8 @@ impl<'a> Reading<'a> {
 
     /// Returns whether the budget allows another row.
     fn take(&mut self, (shard, row): PlacedRow, in_range: bool) -> bool {
-        if self.except.contains(&row.id()) {
+        // One with another position, a replay, has no room of its own.
+        if self.except.get(&row.id()) == Some(&row.position()) {
             return true;
         }
         let fetched = FetchedRow { in_range, ..refuse_oversize(to_fetched(shard, row), self.request.max_event_bytes) };
