@@ -1,4 +1,5 @@
-//! A consumer in a group, as in docs/consuming.md: `REDIS_URL=redis://localhost consumer events mailer mailer-1`.
+//! A consumer in a group, as in docs/consuming.md:
+//! `REDIS_URL=redis://localhost cargo run --example consumer -- events mailer mailer-1`.
 
 use std::convert::Infallible;
 

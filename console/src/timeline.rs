@@ -72,8 +72,14 @@ pub(crate) struct Period {
     pub(crate) slowest: Option<f64>,
     /// The number of these events.
     pub(crate) sampled: usize,
-    /// Seconds for which the oldest waiting event was due when the period ended; 0: none is known to have waited.
-    pub(crate) oldest: f64,
+    /// Seconds for which the oldest event that is known to have waited was due when the period ended.
+    pub(crate) oldest: Option<f64>,
+}
+
+impl Period {
+    fn add_waiting(&mut self, age: TimeDelta) {
+        self.oldest = Some(self.oldest.unwrap_or_default().max(seconds(age)));
+    }
 }
 
 impl Timeline {
@@ -81,7 +87,8 @@ impl Timeline {
         let until = Utc::now();
         let (period, periods) = range.periods();
         let from = until.duration_trunc(period).unwrap_or(until) - period * i32::from(periods - 1);
-        let since = (until - from).to_std().unwrap_or_default();
+        // The database's clock may be ahead; what is before the first period is left out later.
+        let since = (until - from + period).to_std().unwrap_or_default();
         let query = WaitQuery { from, period: period.to_std().unwrap_or_default(), periods, each: SAMPLED };
         let (outcomes, waits) = tokio::try_join!(admin.history(range.resolution(), since), admin.waits(query))?;
         Ok(Self { range, from, until, outcomes, waits })
@@ -115,7 +122,7 @@ impl Timeline {
             for period in &mut periods {
                 let end = (period.began_at + length).min(self.until);
                 if (wait.due_at..wait.published_at).contains(&end) {
-                    period.oldest = period.oldest.max(seconds(end - wait.due_at));
+                    period.add_waiting(end - wait.due_at);
                 }
             }
         }
@@ -126,7 +133,7 @@ impl Timeline {
             period.slowest = latencies.last().copied();
             let end = (period.began_at + length).min(self.until);
             if let Some(due) = oldest_due.filter(|due| *due < end) {
-                period.oldest = period.oldest.max(seconds(end - due));
+                period.add_waiting(end - due);
             }
         }
         periods
@@ -200,7 +207,7 @@ mod tests {
         let [ten, eleven, twelve] = [10, 11, 12].map(|n| timeline.periods(Some("a"), None)[n].clone());
         assert_eq!((ten.published, ten.rejected, ten.sampled), (7, 1, 3));
         assert_eq!((ten.median, ten.slowest), (Some(2.0), Some(105.0)));
-        assert_eq!([ten.oldest, eleven.oldest, twelve.oldest], [30.0, 90.0, 0.0]);
+        assert_eq!([ten.oldest, eleven.oldest, twelve.oldest], [Some(30.0), Some(90.0), None]);
         let all = &timeline.periods(None, None)[10];
         assert_eq!((all.published, all.rejected, all.sampled), (12, 2, 4));
     }
@@ -208,8 +215,8 @@ mod tests {
     #[test]
     fn what_is_waiting_now_has_been_getting_older_since_it_was_due() {
         let periods = timeline().periods(None, Some(at(57, 15)));
-        let ages: Vec<f64> = periods[56..].iter().map(|period| period.oldest).collect();
-        assert_eq!(ages, [0.0, 45.0, 105.0, 135.0]);
+        let ages: Vec<Option<f64>> = periods[56..].iter().map(|period| period.oldest).collect();
+        assert_eq!(ages, [None, Some(45.0), Some(105.0), Some(135.0)]);
         assert!(periods.iter().all(|period| period.median.is_none() && period.sampled == 0));
     }
 }

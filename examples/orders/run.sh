@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Runs the order service, the worker and the mailer until Ctrl-C, on servers that you have:
-#   DATABASE_URL=postgres://localhost/shop REDIS_URL=redis://localhost examples/orders/run.sh [ADDRESS]
+#   DATABASE_URL=postgres://localhost/app REDIS_URL=redis://localhost examples/orders/run.sh [ADDRESS]
 # The database must exist; the outbox's tables are created in it.
 set -euo pipefail
-: "${DATABASE_URL:?the address of a database, such as postgres://localhost/shop}"
+: "${DATABASE_URL:?the address of a database, such as postgres://localhost/app}"
 : "${REDIS_URL:?the address of Redis, such as redis://localhost}"
 cd "$(dirname "$0")"
 
-cargo build -p orders -p actix-outbox-cli --no-default-features --features actix-outbox-cli/postgres,actix-outbox-cli/redis
+cargo build -p orders -p actix-outbox-cli
 target=$(cargo metadata --no-deps --format-version 1 | grep -o '"target_directory":"[^"]*"' | cut -d'"' -f4)
 PATH=$target/debug:$PATH
 export OUTBOX_CONFIG=$PWD/outbox.toml OUTBOX__PUBLISHERS__DEFAULT__URL=$REDIS_URL

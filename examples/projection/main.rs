@@ -5,6 +5,7 @@
 //! export DATABASE_URL=postgres://localhost/app OUTBOX__PUBLISHERS__DEFAULT__URL=redis://localhost
 //! export OUTBOX_CONFIG=examples/projection/outbox.toml
 //! outbox migrate
+//! cargo build --example projection
 //! outbox worker &
 //! cargo run --example projection -- catalogue_1 &
 //! outbox publish article.listed --source shop --key A-1 --data '{"name": "lamp", "cents": 900}'

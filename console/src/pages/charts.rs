@@ -60,6 +60,7 @@ pub(super) fn section(
                 div class="charts" { @for chart in charts(query, timeline, overview) { (chart.draw()) } }
             } @else if timeline.failure.is_none() {
                 p class="notice" role="status" { "Reading the history; the charts appear in a moment." }
+                noscript { p { a href=(query.address(layout, query.range)) { "Reload" } } }
             }
         }
     }
@@ -135,8 +136,8 @@ fn charts(query: &ChartQuery, timeline: &Timeline, overview: Option<&Overview>) 
             id: "latency",
             title: "Latency",
             caption: format!(
-                "From the time when an event was due until it was published: up to {SAMPLED} published events that were \
-                 created in the same {period}."
+                "From the time when an event was due until it was published: of up to {SAMPLED} published events that were \
+                 created in the same {period}. A replayed event counts from its first time."
             ),
             unit: Unit::Seconds,
             is_stacked: false,
@@ -147,17 +148,20 @@ fn charts(query: &ChartQuery, timeline: &Timeline, overview: Option<&Overview>) 
             from,
             step,
             if_empty: html! {
-                "The table has no published event of this time. Events that are deleted as soon as they are done are not "
+                "No published event of this time is among those that were read. Events that are deleted as soon as they are done are not "
                 "measured here; the metric " code { "outbox_delivery_latency_seconds" } " is."
             },
         },
         Chart {
             id: "age",
             title: "Age",
-            caption: format!("For how long the oldest event that waited had been due, at the end of every {period}."),
+            caption: format!(
+                "For how long the oldest event that is known to have waited had been due, at the end of every {period}: \
+                 one of those for the latency, or one that waits now."
+            ),
             unit: Unit::Seconds,
             is_stacked: false,
-            series: vec![series("oldest", "oldest", |period| Some(period.oldest))],
+            series: vec![series("oldest", "oldest", |period| period.oldest)],
             from,
             step,
             if_empty: html! { "No event is known to have waited at the end of any " (period) "." },

@@ -8,7 +8,7 @@ use actix_web::web;
 use maud::{Markup, html};
 
 use super::error::PageResult;
-use super::format::{prose, shortened, time};
+use super::format::{advice, prose, shortened, time};
 use super::hints;
 use super::layout::PageLayout;
 use crate::queries::DoctorCache;
@@ -56,7 +56,7 @@ fn table(layout: &PageLayout, findings: &[Finding]) -> Markup {
                             td { (severity(finding.severity)) }
                             td { (shortened(&finding.part)) }
                             td class="rest" { (prose(&finding.problem)) }
-                            td class="rest" data-label="What to do" { (prose(&finding.advice)) (hints::of_advice(layout, &finding.advice)) }
+                            td class="rest" data-label="What to do" { (advice(&finding.advice)) (hints::of_advice(layout, &finding.advice)) }
                         }
                     }
                 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::changing;
 use super::error::{PageError, PageResult};
 use super::events;
-use super::format::{number, prose, recorded, shortened, status, time};
+use super::format::{advice, number, recorded, shortened, status, time};
 #[cfg(feature = "consumer")]
 use super::groups;
 use super::hints;
@@ -90,7 +90,7 @@ fn live(layout: &PageLayout, state: &EventState, traces: &TraceUrl) -> Markup {
     html! {
         div id="live" hx-get=(layout.link(&format!("/events/{id}"))) hx-select="#live" hx-swap="outerHTML" hx-trigger="every 2s" {
             div class="notice" {
-                p { (prose(&explanation.sentence)) }
+                p { (advice(&explanation.sentence)) }
                 (hints::of_event(layout, explanation))
             }
             @match event {

@@ -43,12 +43,23 @@ pub(super) fn span(seconds: f64) -> String {
     }
 }
 
-/// A sentence of the program, with its times as times, and what is in backticks as code. Commands that need no id of an event
-/// can be copied.
+/// A text with its times as times, and what is in backticks as code.
 pub(super) fn prose(text: &str) -> Markup {
+    parts(text, |_| false)
+}
+
+/// A sentence of the program itself: like [`prose`], and commands that need no id of an event can be copied.
+pub(super) fn advice(text: &str) -> Markup {
+    parts(text, |code| {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || " -_.,:/=".contains(c);
+        code.starts_with("outbox ") && !code.starts_with("outbox events ") && code.chars().all(is_plain)
+    })
+}
+
+fn parts(text: &str, is_copied: impl Fn(&str) -> bool) -> Markup {
     html! {
         @for (n, part) in shortened(text).split('`').enumerate() {
-            @if n.is_multiple_of(2) { (with_times(part)) } @else { code data-copy[part.starts_with("outbox ") && !part.starts_with("outbox events ")] { (part) } }
+            @if n.is_multiple_of(2) { (with_times(part)) } @else { code data-copy[is_copied(part)] { (part) } }
         }
     }
 }
@@ -108,12 +119,15 @@ mod tests {
 
     #[test]
     fn a_sentence_has_times_and_commands() {
-        let text = prose(
+        let text = advice(
             "It failed at 2026-01-31T12:00:00.5Z: <gone>. `outbox migrate` and `outbox events retry` help; a Zebra does not.",
         );
         let expected = "It failed at <time datetime=\"2026-01-31T12:00:00.500000Z\" title=\"2026-01-31 12:00:00.500000 UTC\">\
             2026-01-31 12:00:00 UTC</time>: &lt;gone&gt;. <code data-copy>outbox migrate</code> and <code>outbox events retry</code> help; a Zebra does not.";
         assert_eq!(text.into_string(), expected);
+        let refused = prose("`outbox migrate`; `outbox x; curl y`").into_string();
+        assert_eq!(refused, "<code>outbox migrate</code>; <code>outbox x; curl y</code>");
+        assert!(!advice("`outbox x; curl y`").into_string().contains("data-copy"));
         let filter = prose("status=failed created_since=2026-01-31T12:00:00+00:00 key=Z").into_string();
         assert!(
             filter.starts_with("status=failed created_since=<time ") && filter.ends_with("UTC</time> key=Z"),
