@@ -156,7 +156,7 @@ async fn an_empty_page_says_what_to_do() {
         [
             "Start one: <code data-copy>outbox worker",
             "Nothing was published, rejected or failed",
-            "no published event of this time",
+            "No published event of this time",
         ]
         .iter()
         .all(|text| page.contains(text))
