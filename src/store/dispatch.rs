@@ -58,6 +58,7 @@ impl FetchRequest {
 
 /// An event that a fetch skips, in the place where the worker has read it.
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "mysql"), allow(dead_code, reason = "the other databases exclude by the id alone"))]
 pub(crate) struct ExceptedEvent {
     pub(crate) id: Uuid,
     pub(crate) shard: i16,

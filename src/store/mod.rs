@@ -19,10 +19,11 @@ pub(crate) use self::content::first_difference_with_data;
 pub use self::cursor::{CreatedCursor, InvalidCursor};
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) use self::deleting::record_and_delete;
+#[cfg(feature = "postgres")]
+pub(crate) use self::dispatch::TransactionId;
 pub(crate) use self::dispatch::{
     Blocker, Blockers, DispatchStore, DueKind, DueLane, DueLanes, ExceptedEvent, FailureRecord, FetchRequest,
-    FetchResult, FetchedRow, KeyStart, PredecessorQuery, Range, RoutedEvent, RowPlace, Snapshot, TransactionId,
-    UnrecordedEvents,
+    FetchResult, FetchedRow, KeyStart, PredecessorQuery, Range, RoutedEvent, RowPlace, Snapshot, UnrecordedEvents,
 };
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) use self::divide::divide;
