@@ -32,6 +32,7 @@ mod backend;
 mod backoff;
 #[cfg(feature = "bench-api")]
 #[doc(hidden)]
+#[allow(missing_debug_implementations, reason = "nobody prints what benches use")]
 pub mod bench_api;
 pub mod blocking;
 mod clock;
@@ -47,6 +48,7 @@ mod handlers;
 #[cfg(feature = "inbox")]
 pub mod inbox;
 pub mod metrics;
+mod opaque_debug;
 mod publish;
 mod runtime;
 #[cfg(feature = "unstable-sessions")]

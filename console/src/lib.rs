@@ -73,6 +73,12 @@ pub struct Console {
     settings: Arc<Settings>,
 }
 
+impl std::fmt::Debug for Console {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Console").finish_non_exhaustive()
+    }
+}
+
 impl Console {
     /// Creates the console of the outbox in this database. It connects on the first request, and shows an outage only on the
     /// page.

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::probes::{Render, response};
 use crate::consumer::OutboxConsumer;
+use crate::opaque_debug::opaque_debug;
 
 const OK: &str = "ok";
 const FAILING: &str = "failing; see the consumer's log";
@@ -25,6 +26,8 @@ pub struct ConsumerProbes {
     consumer: web::Data<OutboxConsumer>,
     metrics: Option<web::Data<Render>>,
 }
+
+opaque_debug!(ConsumerProbes);
 
 impl ConsumerProbes {
     /// The probes of a running consumer.

@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 
 use super::gauges::GaugeUpdates;
+use crate::opaque_debug::opaque_debug;
 use crate::system::{HealthReport, Outbox};
 
 /// How long a probe may take; orchestrators' timeouts are shorter.
@@ -38,6 +39,8 @@ pub struct Probes {
     gauges: web::Data<GaugeUpdates>,
     metrics: Option<web::Data<Render>>,
 }
+
+opaque_debug!(Probes);
 
 /// The outbox, once it has started.
 struct Started(Arc<OnceLock<Outbox>>);

@@ -65,6 +65,7 @@ pub use self::orphans::{OrphanedFields, RemovedOrphans};
 pub use self::status::{BackendStatus, OutboxStatus, WorkerStatus};
 use crate::error::{StoreError, SystemError};
 use crate::event::OutboxEvent;
+use crate::opaque_debug::opaque_debug;
 use crate::settings::Settings;
 pub use crate::store::migrate::{MigrationPlan, MigrationProgress, MigrationStep};
 pub use crate::store::{
@@ -93,6 +94,8 @@ pub struct OutboxAdmin {
     /// How far deleting old events has come.
     retention: Arc<tokio::sync::Mutex<RetentionRun>>,
 }
+
+opaque_debug!(OutboxAdmin);
 
 impl OutboxAdmin {
     /// Prepares access to the outbox in `database.url`; the first call connects.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::handle::OutboxConsumer;
 use crate::handlers::Subscribe;
+use crate::opaque_debug::opaque_debug;
 use crate::settings::Settings;
 
 /// Builds a consumer from settings and handlers. Made by [`OutboxConsumer::builder`].
@@ -14,6 +15,8 @@ pub struct ConsumerBuilder {
     pub(super) limit: Option<usize>,
     pub(super) starters: Vec<Box<dyn FnOnce() -> Subscribe + Send>>,
 }
+
+opaque_debug!(ConsumerBuilder);
 
 impl OutboxConsumer {
     /// Starts building the consumer that the settings describe under `[consumers.NAME]`.

@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 use crate::backend::event_source::{EntryId, StoredLetter};
 use crate::backend::redis::source::RedisSource;
 use crate::error::{SettingsError, SystemError};
+use crate::opaque_debug::opaque_debug;
 use crate::settings::Settings;
 
 /// How many dead letters are read in one call.
@@ -19,6 +20,8 @@ pub struct DeadLetters {
     source: RedisSource,
     pub(crate) consumer: String,
 }
+
+opaque_debug!(DeadLetters);
 
 /// What happens to dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use super::context::ConsumerContext;
 use super::health::ConsumerHealth;
 use crate::backend::event_source::StreamLeases;
 use crate::error::SystemError;
+use crate::opaque_debug::opaque_debug;
 
 /// How much longer than its calls a turn of the reader may take.
 const TURN_MARGIN: Duration = Duration::from_secs(5);
@@ -53,6 +54,8 @@ pub struct OutboxConsumer {
     pub(super) runtime: Handle,
     pub(super) ended: watch::Receiver<bool>,
 }
+
+opaque_debug!(OutboxConsumer);
 
 impl OutboxConsumer {
     /// Reports the health of the consumer, without a call to a server.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::backend::redis::source::{Positions, RedisSource};
 use crate::error::SystemError;
 use crate::event::OutboxEvent;
+use crate::opaque_debug::opaque_debug;
 use crate::settings::{Settings, StartAt};
 
 /// The events in a consumer's streams as they come, like `tail -f`. Nothing is acknowledged, and nothing is written.
@@ -13,6 +14,8 @@ pub struct StreamTail {
     start: StartAt,
     positions: Positions,
 }
+
+opaque_debug!(StreamTail);
 
 impl StreamTail {
     /// Begins where the consumer's `start` says. Nothing is connected. Needs a tokio runtime.

@@ -7,6 +7,7 @@ use actix::{Actor, Context, Handler, ResponseFuture};
 use crate::backend::{BackendError, Http, PublisherBackend};
 use crate::error::SettingsError;
 use crate::handlers::{HandleEvent, HandlerError};
+use crate::opaque_debug::opaque_debug;
 use crate::settings::PublisherSettings;
 
 /// A handler that posts each event to an address, as the backend `http` does: with its modes, signatures and headers, and with
@@ -24,6 +25,8 @@ use crate::settings::PublisherSettings;
 /// # }
 /// ```
 pub struct WebhookHandler(Arc<Http>);
+
+opaque_debug!(WebhookHandler);
 
 impl WebhookHandler {
     /// Reads the keys of `[publishers.NAME]` that are for `http`; nothing is connected.

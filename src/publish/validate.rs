@@ -10,6 +10,7 @@ use super::jsonb_limits;
 use super::new_event::{DEFAULT_MAX_EVENT_BYTES, NewEvent, Schedule};
 use crate::cloud_event::{RESERVED_NAMES, derived_id};
 use crate::error::InvalidEvent;
+use crate::opaque_debug::opaque_debug;
 
 const MAX_TEXT: usize = 255;
 const MAX_CONTENT_TYPE: usize = 100;
@@ -51,6 +52,8 @@ pub struct ValidEvent {
     pub(crate) extensions: String,
     pub(crate) partition_key: String,
 }
+
+opaque_debug!(ValidEvent);
 
 impl NewEvent {
     /// The row's id: the one given, or the one derived from another producer's id, or a new one.

@@ -64,6 +64,7 @@ table! {
 
 /// Where a new group begins to read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StartAt {
     /// At the first entry of the stream.
     #[default]

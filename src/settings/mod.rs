@@ -219,6 +219,7 @@ table! {
 
 /// How an event is put into a request or a message, by CloudEvents' protocol bindings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ContentMode {
     /// The body is the CloudEvent in JSON.
     #[default]
@@ -248,6 +249,7 @@ impl WaitReplicas {
 
 /// The effect of a failed event on later events of its key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OnFailed {
     /// Later events are sent.
     #[default]

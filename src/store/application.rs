@@ -59,6 +59,8 @@ pub(crate) mod sealed {
     #[derive(Clone)]
     pub struct ApplicationTarget(pub(crate) Kind);
 
+    crate::opaque_debug::opaque_debug!(ApplicationTarget);
+
     pub trait Connect<P>: Sized + Send + 'static {
         #[doc(hidden)]
         fn connect(target: ApplicationTarget) -> BoxFuture<'static, Result<Self>>;

@@ -11,6 +11,7 @@ use crate::backend::PublisherBackend;
 use crate::error::SystemError;
 use crate::handlers::Subscribe;
 use crate::handlers::Subscription;
+use crate::opaque_debug::opaque_debug;
 use crate::settings::{PublisherSettings, Settings};
 
 /// Builds an outbox system from settings, backends and handlers.
@@ -27,6 +28,8 @@ pub struct Builder {
     /// Handlers of another system of this process, which are announced already.
     pub(super) shared: Vec<Arc<Subscription>>,
 }
+
+opaque_debug!(Builder);
 
 /// Starts a handler actor once an actix system is running and the outbox exists.
 pub(super) type Starter = Box<dyn FnOnce(Outbox) -> Subscribe + Send>;

@@ -18,6 +18,7 @@ use crate::admin::explain::{Explanation, explain};
 use crate::error::{PublishError, StoreError, SystemError};
 use crate::event::OutboxEvent;
 use crate::handlers::Subscribe;
+use crate::opaque_debug::opaque_debug;
 use crate::publish::NewEvent;
 use crate::store::{OutboxConnection, Wakeup};
 use crate::transaction::{Rollback, TransactionError};
@@ -33,6 +34,8 @@ const REPLACEMENT_CHECKS: usize = 50;
 pub struct Outbox {
     pub(super) context: Arc<SystemContext>,
 }
+
+opaque_debug!(Outbox);
 
 impl Outbox {
     pub(crate) fn new(context: Arc<SystemContext>) -> Self {

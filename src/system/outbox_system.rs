@@ -16,6 +16,7 @@ use super::messages::Panic;
 use super::messages::{ActorKind, Shutdown};
 use crate::error::{PublishError, SystemError};
 use crate::handlers::Subscribe;
+use crate::opaque_debug::opaque_debug;
 use crate::publish::{InsertResult, NewEvent};
 
 /// The address of an outbox for messages. Made by [`OutboxSystem::builder`](crate::OutboxSystem::builder).
@@ -27,6 +28,8 @@ pub struct OutboxSystem {
     context: Arc<SystemContext>,
     _death_watch: DeathWatch,
 }
+
+opaque_debug!(OutboxSystem);
 
 impl OutboxSystem {
     pub(crate) fn new(context: Arc<SystemContext>) -> Self {
@@ -75,6 +78,8 @@ impl Handler<NewEvent> for OutboxSystem {
 /// The answer to an event; if it is dropped, the event is abandoned.
 #[doc(hidden)]
 pub struct PendingAnswer(Result<oneshot::Receiver<InsertResult>, PublishError>);
+
+opaque_debug!(PendingAnswer);
 
 impl PendingAnswer {
     async fn arrive(self) -> InsertResult {

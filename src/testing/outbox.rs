@@ -9,6 +9,7 @@ use super::published::Published;
 use super::time::{advance, make_due};
 use crate::error::{StoreError, SystemError};
 use crate::event::OutboxEvent;
+use crate::opaque_debug::opaque_debug;
 use crate::settings::{PublisherSettings, Settings};
 use crate::store::{ApplicationKind, OutboxConnection, Store};
 
@@ -36,6 +37,8 @@ pub struct TestOutbox {
     store: Arc<dyn Store>,
     place: Place,
 }
+
+opaque_debug!(TestOutbox);
 
 /// Where the tables are.
 enum Place {

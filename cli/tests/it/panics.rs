@@ -173,6 +173,6 @@ async fn a_factory_that_panics_is_an_error_of_the_settings() {
     let settings = test.system_settings("[publishers.mine]\nbackend = \"fragile\"");
     let builder = OutboxSystem::builder(settings);
     let started = builder.backend("fragile", |_| -> Result<Fragile, String> { panic!("no driver") }).start().await;
-    let error = started.err().expect("it cannot start").to_string();
+    let error = started.expect_err("it cannot start").to_string();
     assert!(error.contains("publishers.mine") && error.contains("no driver"), "{error}");
 }

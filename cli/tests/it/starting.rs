@@ -44,7 +44,7 @@ fn on(url: &str) -> Builder {
 /// Why it does not start, within the tests' patience.
 async fn refused(builder: Builder) -> SystemError {
     let started = tokio::time::timeout(PATIENCE, builder.start()).await.expect("it waits");
-    started.err().expect("it starts")
+    started.expect_err("it starts")
 }
 
 #[tokio::test]

@@ -48,6 +48,12 @@ pub struct Access {
     ended: Arc<EndedSessions>,
 }
 
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Access").finish_non_exhaustive()
+    }
+}
+
 impl Access {
     /// Full access for every program and user of this machine, without a secret: also for other users, for containers in its
     /// network, and for a proxy on it with all its clients. Requests from other addresses are refused.

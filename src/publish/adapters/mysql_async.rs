@@ -76,6 +76,7 @@ mod sealed {
 
     /// The events of one call.
     #[derive(Clone, Copy)]
+    #[allow(missing_debug_implementations, reason = "no application can name it")]
     pub struct Events<'a>(pub(super) &'a Batch);
 
     /// Writes all events or none, with several statements.

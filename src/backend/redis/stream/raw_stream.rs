@@ -13,6 +13,7 @@ use crate::backend::BackendError;
 use crate::backend::redis::{Address, errors};
 use crate::event::{JsonText, OutboxEvent};
 use crate::fixtures;
+use crate::opaque_debug::opaque_debug;
 use crate::settings::PublisherSettings;
 use crate::settings::partitions::{MAX_PARTITIONS, partition_name};
 
@@ -34,6 +35,8 @@ pub struct RawStream {
     /// The last entry that was read from each stream.
     last: Vec<String>,
 }
+
+opaque_debug!(RawStream);
 
 /// The result of XREAD: the entries of each stream, each with its id and its fields; `None` if there are none.
 type Read = Option<Vec<(String, Vec<(String, Vec<String>)>)>>;
