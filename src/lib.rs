@@ -32,7 +32,7 @@ mod backend;
 mod backoff;
 #[cfg(feature = "bench-api")]
 #[doc(hidden)]
-#[allow(missing_debug_implementations, reason = "nobody prints what benches use")]
+#[allow(missing_debug_implementations, reason = "no program prints what benches use")]
 pub mod bench_api;
 pub mod blocking;
 mod clock;
