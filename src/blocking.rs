@@ -34,9 +34,9 @@ where
 ///
 /// See [`publish_many`](crate::publish_many) for their order and their transaction.
 ///
+/// # Errors
 /// [`PublishError::InvalidInBatch`] names the first event that breaks a rule, [`PublishError::IdConflictInBatch`] the
 /// first event whose id belongs to other content; [`PublishError::Store`] as for [`publish`].
-/// whose id has other content; [`PublishError::Store`] as for [`publish`].
 pub fn publish_many<C>(
     conn: &mut C,
     events: impl IntoIterator<Item = NewEvent>,
