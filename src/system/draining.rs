@@ -32,7 +32,8 @@ impl Outbox {
     /// Waits until this worker and others have delivered everything that is due for the served backends. Held events, events
     /// behind a retry that is not due, and events of backends that an operator has paused do not count; events of a backend
     /// that is unavailable do, and so do events that handlers of this process are owed. Continues to wait while the database
-    /// cannot be reached. A worker with a [`limit`](crate::Builder::limit) waits no longer than until it has delivered this many.
+    /// cannot be reached. Events whose outcome the database has not recorded for five seconds are
+    /// returned and not waited for. A worker with a [`limit`](crate::Builder::limit) waits no longer than until it has delivered this many.
     pub async fn drained(&self) -> Drained {
         loop {
             if let Some(rest) = self.rest() {

@@ -24,7 +24,8 @@ impl Outbox {
     /// whichever it is.
     ///
     /// As [`drained`](Self::drained) does, it waits for backends that are unavailable and for other workers: limit it with
-    /// `tokio::time::timeout`. When the call is dropped, what is in flight is finished and nothing else is started;
+    /// `tokio::time::timeout`. An event whose outcome the database refuses to record is left, with a warning in the log, and does
+    /// not count: the next worker records it, or sends it again to a backend without a journal. When the call is dropped, what is in flight is finished and nothing else is started;
     /// [`shutdown`](Self::shutdown) waits for that.
     ///
     /// ```no_run
