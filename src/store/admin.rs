@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::report::by_lane;
 use super::{
-    AuditEntry, AuditNote, AuditRow, BackendPause, DatabaseFacts, EventFilter, HistoryBucket, LaneClaim, LaneHealth,
-    LaneName, NewPause, Page, Position, Resolution, Result, ScanPage, Wait, WaitQuery,
+    AuditEntry, AuditNote, AuditRow, BackendPause, Blocker, DatabaseFacts, EventFilter, HistoryBucket, LaneClaim,
+    LaneHealth, LaneName, NewPause, Page, Position, PredecessorQuery, Resolution, Result, ScanPage, Wait, WaitQuery,
 };
 use crate::error::InvalidEvent;
 use crate::event::{OutboxEvent, Status};
@@ -281,6 +281,11 @@ pub(crate) trait AdminStore: Send + Sync {
 
     /// The position of one event in its queue.
     async fn queue_position(&self, id: Uuid) -> Result<Option<QueuePosition>>;
+
+    /// Answers one query as [`DispatchStore::blockers`] does, for a reader who sends nothing: it never writes.
+    ///
+    /// [`DispatchStore::blockers`]: super::DispatchStore::blockers
+    async fn blocker(&self, lane: &str, failed_blocks: bool, query: PredecessorQuery) -> Result<Option<Blocker>>;
 
     /// What the database says about itself.
     async fn inspect(&self) -> Result<DatabaseFacts>;

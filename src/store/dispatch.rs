@@ -292,7 +292,8 @@ pub(crate) trait DispatchStore: Send + Sync {
     /// Reads due events.
     async fn fetch(&self, request: &FetchRequest) -> Result<FetchResult>;
 
-    /// For each query, the first unsettled event before it (pending, retry, and failed if `failed_blocks`).
+    /// For each query, the first unsettled event before it (pending, retry, and failed if `failed_blocks`). That there is none
+    /// is durable: no crash brings one back.
     async fn blockers(&self, lane: &str, failed_blocks: bool, questions: &[PredecessorQuery]) -> Result<Blockers>;
 
     /// Marks those of the sent (id, seq) that an operator failed meanwhile as accepted by the backend. They stay failed, and

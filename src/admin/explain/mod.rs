@@ -273,15 +273,14 @@ async fn before(
         before: position.position,
         except: Vec::new(),
     };
-    let blockers = store.blockers(lane, holds, &[question]).await?;
-    let Some(Blocker { id, .. }) = blockers.get(&event.partition_key) else { return Ok(None) };
-    let status = match store.load_without_data(&[*id]).await?.into_iter().next() {
+    let Some(Blocker { id, .. }) = store.blocker(lane, holds, question).await? else { return Ok(None) };
+    let status = match store.load_without_data(&[id]).await?.into_iter().next() {
         Some(Ok(event)) => event.status,
         Some(Err(unreadable)) => unreadable.status.unwrap_or(Status::Pending),
         // Done and deleted since.
         None => return Ok(None),
     };
-    Ok(Some((*id, status)))
+    Ok(Some((id, status)))
 }
 
 impl std::fmt::Display for Explanation {

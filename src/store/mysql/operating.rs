@@ -7,13 +7,15 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::session::{in_transaction, on_session};
-use super::{MysqlStore, admin, audit, change, claimed, data, history, inspection, overview, pauses, queue_position};
+use super::{
+    MysqlStore, admin, audit, change, claimed, data, fetch, history, inspection, overview, pauses, queue_position,
+};
 use super::{row, scan, waits};
 use crate::event::{OutboxEvent, Status};
 use crate::store::{
-    Action, AdminStore, AuditEntry, AuditNote, AuditRow, BackendPause, Backlog, CountMode, DataPart, DatabaseFacts,
-    EventCounts, EventFilter, HistoryBucket, LaneClaim, NewPause, Page, QueuePosition, Resolution, Result, ScanPage,
-    Unreadable, Wait, WaitQuery, WorkerRow,
+    Action, AdminStore, AuditEntry, AuditNote, AuditRow, BackendPause, Backlog, Blocker, CountMode, DataPart,
+    DatabaseFacts, EventCounts, EventFilter, HistoryBucket, LaneClaim, NewPause, Page, PredecessorQuery, QueuePosition,
+    Resolution, Result, ScanPage, Unreadable, Wait, WaitQuery, WorkerRow,
 };
 
 #[async_trait]
@@ -123,6 +125,10 @@ impl AdminStore for MysqlStore {
 
     async fn queue_position(&self, id: Uuid) -> Result<Option<QueuePosition>> {
         on_session!(self.pool, "read a queue position", |session| queue_position::queue_position(session, id))
+    }
+
+    async fn blocker(&self, lane: &str, failed_blocks: bool, query: PredecessorQuery) -> Result<Option<Blocker>> {
+        on_session!(self.pool, "find a blocker", |session| fetch::find_blocker(session, lane, failed_blocks, &query))
     }
 
     async fn inspect(&self) -> Result<DatabaseFacts> {

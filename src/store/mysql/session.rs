@@ -130,9 +130,18 @@ impl<'a> Session<'a> {
         self.end_statement(answer, was_clean).await
     }
 
-    /// Fails if the server accepts no writes by now, so that what was read before may be old. Returns whether it shows what may
-    /// be lost.
-    pub(super) async fn confirm_primary(&mut self) -> Result<ShowsCommits, Failure> {
+    /// Ends a reading. Fails if the server accepts no writes by now, so that what was read may be old. If something is sent
+    /// because of what was read, waits until that is on the disk.
+    pub(super) async fn confirm_read(&mut self, leads_to_sending: bool) -> Result<(), Failure> {
+        let shows_commits = self.confirm_primary().await?;
+        if leads_to_sending && shows_commits == ShowsCommits::Early {
+            self.confirm_durable().await?;
+        }
+        Ok(())
+    }
+
+    /// Fails if the server accepts no writes by now. Returns whether it shows what may be lost.
+    async fn confirm_primary(&mut self) -> Result<ShowsCommits, Failure> {
         let state = Statement::<(BigInt, BigInt)>::new(IS_READ_ONLY, []);
         let (read_only, early): (i64, i64) = self.load_one(state).await?;
         match read_only {
@@ -142,7 +151,7 @@ impl<'a> Session<'a> {
     }
 
     /// Waits until everything that this session has read is on the disk: the commit of a write waits for the log up to it.
-    pub(super) async fn confirm_durable(&mut self) -> Result<(), Failure> {
+    async fn confirm_durable(&mut self) -> Result<(), Failure> {
         let id = id_text(Uuid::now_v7());
         self.is_clean = false;
         self.run(&format!(

@@ -18,7 +18,7 @@ use crate::publish::{InsertResult, NewEvent};
 use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
     Acceptance, Action, AdminStore, Announcement, ApplicationKind, ApplicationTarget, AuditEntry, AuditNote, AuditRow,
-    BackendPause, Backlog, Blockers, Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore,
+    BackendPause, Backlog, Blocker, Blockers, Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore,
     DueLanes, EventCounts, EventFilter, EventWriter, ExpiredBatch, FailureRecord, FetchRequest, FetchResult,
     FetchedDelivery, FetchedRow, HandledDelivery, HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore,
     MaintenanceStore, NewPause, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery,
@@ -304,6 +304,11 @@ impl AdminStore for PostgresStore {
 
     async fn queue_position(&self, id: Uuid) -> Result<Option<QueuePosition>> {
         queue_position::queue_position(self, id).await
+    }
+
+    async fn blocker(&self, lane: &str, failed_blocks: bool, query: PredecessorQuery) -> Result<Option<Blocker>> {
+        let blockers = fetch::blockers(self, lane, failed_blocks, std::slice::from_ref(&query)).await?;
+        Ok(blockers.get(&query.key).cloned())
     }
 
     async fn inspect(&self) -> Result<DatabaseFacts> {

@@ -25,7 +25,7 @@ use crate::store::inbox::missing;
 use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
     Acceptance, Action, AdminStore, Announcement, ApplicationKind, ApplicationTarget, AuditEntry, AuditNote, AuditRow,
-    BackendPause, Backlog, Blockers, Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore,
+    BackendPause, Backlog, Blocker, Blockers, Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore,
     DueLanes, EventCounts, EventFilter, EventWriter, ExpiredBatch, FailureRecord, FetchRequest, FetchResult,
     FetchedDelivery, FetchedRow, HandledDelivery, HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore,
     MaintenanceStore, NewPause, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery,
@@ -443,6 +443,11 @@ impl AdminStore for SqliteStore {
 
     async fn queue_position(&self, id: Uuid) -> Result<Option<QueuePosition>> {
         self.reader.run("read a queue position", move |connection| queue_position::queue_position(connection, id)).await
+    }
+
+    async fn blocker(&self, lane: &str, failed_blocks: bool, query: PredecessorQuery) -> Result<Option<Blocker>> {
+        let blockers = self.blockers(lane, failed_blocks, std::slice::from_ref(&query)).await?;
+        Ok(blockers.get(&query.key).cloned())
     }
 
     /// Its settings are the file's own, and set when it is opened.

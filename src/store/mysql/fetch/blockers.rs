@@ -15,7 +15,7 @@ use crate::store::{Blocker, Blockers, Position, PredecessorQuery};
 const UNSETTLED: &str = "FORCE INDEX (outbox_events_keys) WHERE e.publisher_backend = ? AND e.unsettled_key = ?";
 const FAILED: &str = "FORCE INDEX (outbox_events_held) WHERE e.publisher_backend = ? AND e.held_key = ?";
 
-/// Returns a blocker for each query that has one, from one snapshot: one statement has one.
+/// Returns a blocker for each query that has one.
 pub(in crate::store::mysql) async fn find_blockers(
     session: &mut Session<'_>,
     lane: &str,
@@ -25,6 +25,31 @@ pub(in crate::store::mysql) async fn find_blockers(
     if questions.is_empty() {
         return Ok(Blockers::default());
     }
+    let found = read_blockers(session, lane, failed_blocks, questions).await?;
+    // The end of an earlier event is lost in a crash if it is not on the disk: that event would follow those that are sent now.
+    session.confirm_read(questions.iter().any(|question| !found.contains_key(&question.key))).await?;
+    Ok(Blockers { found, snapshot: None })
+}
+
+/// The blocker of one query, for a reader that sends nothing.
+pub(in crate::store::mysql) async fn find_blocker(
+    session: &mut Session<'_>,
+    lane: &str,
+    failed_blocks: bool,
+    question: &PredecessorQuery,
+) -> Result<Option<Blocker>, Failure> {
+    let mut found = read_blockers(session, lane, failed_blocks, std::slice::from_ref(question)).await?;
+    session.confirm_read(false).await?;
+    Ok(found.remove(&question.key))
+}
+
+/// From one snapshot: one statement has one.
+async fn read_blockers(
+    session: &mut Session<'_>,
+    lane: &str,
+    failed_blocks: bool,
+    questions: &[PredecessorQuery],
+) -> Result<HashMap<String, Blocker>, Failure> {
     let (mut parts, mut values) = (Vec::new(), Vec::new());
     for (n, question) in questions.iter().enumerate() {
         let (after, from) = after(">=", question.from);
@@ -41,7 +66,6 @@ pub(in crate::store::mysql) async fn find_blockers(
     let excepted: Vec<HashSet<(Uuid, i64)>> =
         questions.iter().map(|one| one.except.iter().copied().collect()).collect();
     let rows = session.load::<_, Found>(query).await?;
-    session.confirm_primary().await?;
     for (n, id, scheduled_at, seq, due) in rows {
         let id = Uuid::try_parse(&id).map_err(Failure::client)?;
         let n = usize::try_from(n).unwrap_or_default();
@@ -52,7 +76,7 @@ pub(in crate::store::mysql) async fn find_blockers(
             *first = blocker;
         }
     }
-    Ok(Blockers { found, snapshot: None })
+    Ok(found)
 }
 
 /// The first events of a question, one more than it excepts.

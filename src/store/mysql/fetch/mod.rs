@@ -14,13 +14,13 @@ use std::sync::Arc;
 use diesel::sql_types::BigInt;
 use uuid::Uuid;
 
-pub(super) use self::blockers::find_blockers;
+pub(super) use self::blockers::{find_blocker, find_blockers};
 pub(super) use self::due::{due_lanes, has_due};
 use self::position::{after, before, position};
 use super::clock::micros;
 use super::error::Failure;
 use super::row::{COLUMNS, Row, SqlTypes};
-use super::session::{Session, ShowsCommits};
+use super::session::Session;
 use super::statement::{Statement, Value, list};
 use crate::store::{ExceptedEvent, FetchRequest, FetchResult, FetchedRow, Position};
 
@@ -46,11 +46,8 @@ pub(super) async fn fetch(session: &mut Session<'_>, request: &FetchRequest) -> 
     if !request.keys.is_empty() && !reading.answer.cut_short {
         session.load_while(keys(&reading), |row| reading.take(row, false)).await?;
     }
-    let shows_commits = session.confirm_primary().await?;
     // An event whose transaction is lost in a crash must not have been sent.
-    if shows_commits == ShowsCommits::Early && !reading.answer.rows.is_empty() {
-        session.confirm_durable().await?;
-    }
+    session.confirm_read(!reading.answer.rows.is_empty()).await?;
     Ok(reading.answer)
 }
 

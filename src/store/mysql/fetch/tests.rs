@@ -7,7 +7,10 @@ use mysql_async::prelude::Queryable;
 use crate::publish::NewEvent;
 use crate::store::conformance::Fixture;
 use crate::store::mysql::fixture::{MysqlFixture, store_at};
-use crate::store::{DispatchStore, EventWriter, FetchRequest, FetchedRow, KeyStart, Position, Range, SchemaStore};
+use crate::store::{
+    Acceptance, Announcement, Care, DeliveryRequest, DispatchStore, EventWriter, FetchRequest, FetchedRow, KeyStart,
+    Position, PredecessorQuery, Range, SchemaStore,
+};
 use crate::test_support::mysql::Server;
 use crate::test_support::{PATIENCE, eventually};
 
@@ -15,6 +18,25 @@ use crate::test_support::{PATIENCE, eventually};
 pub(super) fn pending(lane: &str) -> FetchRequest {
     let range = |shard| Range { shard, from: Position::START, to: None, limit: 10 };
     FetchRequest::of_ranges(Arc::from(lane), (0..32).map(range).collect())
+}
+
+/// Whoever has to wait for the disk fails.
+const REFUSE: &str = "CREATE TRIGGER refuse BEFORE INSERT ON outbox_confirmations FOR EACH ROW SIGNAL SQLSTATE '45000'";
+
+fn announcement(handler: &str) -> Announcement {
+    Announcement { name: handler.to_owned(), types: vec!["*".to_owned()], owed_for: PATIENCE }
+}
+
+/// All deliveries of a handler.
+fn owed_by(handler: &str) -> DeliveryRequest {
+    DeliveryRequest {
+        handler: handler.to_owned(),
+        shards: (0..32).collect(),
+        except: Vec::new(),
+        max_events: 10,
+        max_bytes: usize::MAX,
+        max_event_bytes: usize::MAX,
+    }
 }
 
 /// A trigger waits for the test's lock, as a commit waits for the disk.
@@ -47,13 +69,56 @@ async fn a_fetch_writes_nothing_on_a_server_whose_binary_log_is_synchronised() {
     store.migrate(&|_| ()).await.unwrap();
     store.insert(vec![NewEvent::new("t", "s")]).await.unwrap();
     let mut admin = database.connect().await;
-    let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON outbox_confirmations FOR EACH ROW SIGNAL SQLSTATE '45000'";
-    admin.query_drop(refuse).await.unwrap();
+    admin.query_drop(REFUSE).await.unwrap();
     assert_eq!(store.fetch(&pending("")).await.unwrap().rows.len(), 1);
     admin.query_drop("SET GLOBAL sync_binlog = 0").await.unwrap();
     assert!(store.fetch(&pending("")).await.is_err());
     admin.query_drop("SET GLOBAL sync_binlog = 1").await.unwrap();
     assert_eq!(store.fetch(&pending("")).await.unwrap().rows.len(), 1);
+}
+
+/// The end of an earlier event, an operator's for example, is believed once no crash can undo it.
+#[tokio::test]
+async fn later_events_of_a_key_pass_once_the_end_of_the_earlier_one_is_durable() {
+    let fixture = MysqlFixture::fresh().await;
+    let store = fixture.store();
+    let keyed = || NewEvent::new("t", "s").partition_key("k");
+    store.insert(vec![keyed(), keyed()]).await.unwrap();
+    let rows = store.fetch(&pending("")).await.unwrap().rows;
+    let before = |row: &FetchedRow| PredecessorQuery {
+        key: "k".to_owned(),
+        from: Position::START,
+        before: row.position,
+        except: Vec::new(),
+    };
+    fixture.execute(REFUSE).await;
+
+    assert_eq!(store.blockers("", true, &[before(&rows[1])]).await.unwrap()["k"].id, rows[0].id);
+    fixture.execute("UPDATE outbox_events SET status = 'failed' ORDER BY seq LIMIT 1").await;
+    assert!(store.blockers("", false, &[before(&rows[1])]).await.is_err());
+    assert!(store.blocker("", false, before(&rows[1])).await.unwrap().is_none(), "a reader writes nothing");
+}
+
+#[tokio::test]
+async fn deliveries_are_returned_once_what_was_read_is_durable() {
+    let fixture = MysqlFixture::fresh().await;
+    let store = fixture.store();
+    store.announce(&[announcement("mail")]).await.unwrap();
+    store.insert(vec![NewEvent::new("t", "s")]).await.unwrap();
+    let row = store.fetch(&pending("")).await.unwrap().rows.remove(0);
+    let accepted = Acceptance {
+        id: row.id,
+        seq: row.position.seq,
+        place: None,
+        asked: Arc::default(),
+        left: Vec::new(),
+        deletes: false,
+    };
+    store.settle_published(&[accepted], Care::Usual).await.unwrap();
+    assert_eq!(store.fetch_deliveries(&owed_by("mail")).await.unwrap().len(), 1);
+    fixture.execute(REFUSE).await;
+    assert!(store.fetch_deliveries(&owed_by("mail")).await.is_err());
+    assert!(store.fetch_deliveries(&owed_by("other")).await.unwrap().is_empty(), "nothing to wait for");
 }
 
 const POSITIONS: &str = "SELECT event_type FROM outbox_events ORDER BY scheduled_at, seq";

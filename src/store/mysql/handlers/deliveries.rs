@@ -72,6 +72,8 @@ async fn read_in_snapshot(session: &mut Session<'_>, request: &DeliveryRequest) 
     session.begin_snapshot().await?;
     let found = read(session, request).await?;
     session.commit().await?;
+    // As events do, deliveries follow the earlier ones of their keys only if the end of those cannot be lost.
+    session.confirm_read(!found.deliveries.is_empty()).await?;
     Ok(found)
 }
 
