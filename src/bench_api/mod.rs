@@ -2,6 +2,8 @@
 //! worker's statements, and a plain stream. Not a part of the library's public interface.
 
 mod backend;
+#[cfg(feature = "mysql")]
+mod mysql;
 mod store;
 
 use std::collections::HashMap;
@@ -12,6 +14,8 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 pub use self::backend::BackendAlone;
+#[cfg(feature = "mysql")]
+pub use self::mysql::MysqlClient;
 pub use self::store::{BenchStore, FetchLimits, MAX_FETCH, connect_postgres};
 use crate::backend::redis::stream::batch::EncodedBatch;
 pub use crate::backend::redis::stream::raw_stream::{MEASURED_GROUP, RawStream};

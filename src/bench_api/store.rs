@@ -37,7 +37,7 @@ pub struct FetchLimits {
     pub event_bytes: usize,
 }
 
-/// The default lane of an outbox in PostgreSQL, read and settled without sending anything.
+/// The default lane of an outbox, read and settled without sending anything.
 pub struct BenchStore(Arc<dyn Store>);
 
 impl BenchStore {

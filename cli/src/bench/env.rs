@@ -32,16 +32,12 @@ pub(super) struct BenchPlan {
 
 impl BenchPlan {
     pub(super) fn new(settings: &Settings) -> anyhow::Result<Self> {
-        let name = settings.default_publisher()?;
-        let publisher = settings.publishers.get(name).filter(|publisher| publisher.backend == "redis_stream");
-        let usage = |problem: String| anyhow::Error::from(UsageError(problem));
-        let publisher = publisher.ok_or_else(|| {
-            usage(format!("`outbox bench` measures Redis: publishers.{name} must have backend = \"redis_stream\""))
-        })?;
+        let publisher = redis_publisher(settings)?;
         if !settings.database.url.read()?.starts_with("postgres") {
-            return Err(usage("`outbox bench` measures PostgreSQL: the database must be a postgres:// URL".to_owned()));
+            let problem = "`outbox bench` measures PostgreSQL: the database must be a postgres:// URL";
+            return Err(UsageError(problem.to_owned()).into());
         }
-        let suffix = Uuid::new_v4().simple().to_string()[..12].to_owned();
+        let suffix = new_suffix();
         Ok(Self {
             database: settings.database.url.clone(),
             publisher: publisher.clone(),
@@ -126,19 +122,34 @@ impl BenchPlan {
     }
 }
 
+/// The default publisher, if it is a stream in Redis.
+pub(super) fn redis_publisher(settings: &Settings) -> anyhow::Result<&PublisherSettings> {
+    let name = settings.default_publisher()?;
+    let publisher = settings.publishers.get(name).filter(|publisher| publisher.backend == "redis_stream");
+    publisher.ok_or_else(|| {
+        let problem = format!("`outbox bench` measures Redis: publishers.{name} must have backend = \"redis_stream\"");
+        UsageError(problem).into()
+    })
+}
+
+/// What distinguishes the names of a run from those of others.
+pub(super) fn new_suffix() -> String {
+    Uuid::new_v4().simple().to_string()[..12].to_owned()
+}
+
 /// The publishers that a worker with many has besides the default one; each has a stream, too.
 fn idle_publishers(publisher: &PublisherSettings, suffix: &str) -> impl Iterator<Item = (String, PublisherSettings)> {
     let names = (1..MOST_PUBLISHERS).map(|number| format!("idle{number}"));
     names.map(move |name| (name.clone(), with_stream(publisher, suffix, &name)))
 }
 
-fn with_stream(publisher: &PublisherSettings, suffix: &str, name: &str) -> PublisherSettings {
+pub(super) fn with_stream(publisher: &PublisherSettings, suffix: &str, name: &str) -> PublisherSettings {
     let mut publisher = publisher.clone();
     (publisher.stream_name, publisher.rate_limit) = (format!("{}_{name}", bench_name(suffix)), None);
     publisher
 }
 
-fn bench_name(suffix: &str) -> String {
+pub(super) fn bench_name(suffix: &str) -> String {
     format!("outbox_bench_{suffix}")
 }
 
@@ -206,7 +217,7 @@ impl BenchEnv {
     /// The settings of a worker in another process, as environment variables, because arguments would show passwords in the
     /// list of processes.
     pub(super) fn variables(&self, publishers: &[&str]) -> anyhow::Result<Vec<(&'static str, String)>> {
-        self.described(self.settings(publishers))
+        variables_of(self.settings(publishers))
     }
 
     /// The same for the first publisher and others, at most [`MOST_PUBLISHERS`].
@@ -214,30 +225,32 @@ impl BenchEnv {
         let mut settings = self.settings(&PUBLISHERS[..1]);
         let first = settings.publishers.get(PUBLISHERS[0]).context("there is no such publisher")?.clone();
         settings.publishers.extend(idle_publishers(&first, &self.suffix).take(count - 1));
-        self.described(settings)
+        variables_of(settings)
     }
+}
 
-    fn described(&self, settings: Settings) -> anyhow::Result<Vec<(&'static str, String)>> {
-        let Settings { publishers, worker, .. } = settings;
-        let publishers: serde_json::Map<String, Value> = publishers
-            .into_iter()
-            .map(|(name, publisher)| Ok((name, described(&publisher)?)))
-            .collect::<Result<_, SecretError>>()?;
-        let worker = json!({
-            "batch_size": worker.batch_size,
-            "poll_interval": worker.poll_interval.as_secs_f64(),
-            "lease": worker.lease.as_secs_f64(),
-            "max_in_flight": worker.max_in_flight,
-            "max_in_flight_bytes": worker.max_in_flight_bytes,
-            "max_event_bytes": worker.max_event_bytes,
-        });
-        Ok(vec![
-            ("OUTBOX__DATABASE__URL", self.schema.url().read()?.into_owned()),
-            ("OUTBOX__DATABASE__SCHEMA", self.schema.name().to_owned()),
-            ("OUTBOX__PUBLISHERS", Value::Object(publishers).to_string()),
-            ("OUTBOX__WORKER", worker.to_string()),
-        ])
-    }
+/// Settings as environment variables.
+pub(super) fn variables_of(settings: Settings) -> anyhow::Result<Vec<(&'static str, String)>> {
+    let Settings { database, publishers, worker, .. } = settings;
+    let publishers: serde_json::Map<String, Value> = publishers
+        .into_iter()
+        .map(|(name, publisher)| Ok((name, described(&publisher)?)))
+        .collect::<Result<_, SecretError>>()?;
+    let worker = json!({
+        "batch_size": worker.batch_size,
+        "poll_interval": worker.poll_interval.as_secs_f64(),
+        "lease": worker.lease.as_secs_f64(),
+        "max_in_flight": worker.max_in_flight,
+        "max_in_flight_bytes": worker.max_in_flight_bytes,
+        "max_event_bytes": worker.max_event_bytes,
+    });
+    let schema = database.schema.map(|schema| ("OUTBOX__DATABASE__SCHEMA", schema));
+    let variables = [
+        ("OUTBOX__DATABASE__URL", database.url.read()?.into_owned()),
+        ("OUTBOX__PUBLISHERS", Value::Object(publishers).to_string()),
+        ("OUTBOX__WORKER", worker.to_string()),
+    ];
+    Ok(variables.into_iter().chain(schema).collect())
 }
 
 /// A publisher's settings as JSON, as in a settings file.

@@ -119,6 +119,15 @@ const REST: &[Figure] = &[
     figure("sqlite.drain", RATE, "a worker drains SQLite into a file of lines", &[]),
     figure("sqlite.publish", RATE, "64 senders, each event in a transaction of its own", &[]),
     figure("sqlite.send.64", RATE, "`PublishEvent` from 64 senders", &["sqlite.publish"]),
+    figure("mysql.limit.one", RATE, "fetch and update alone, one connection", &[]),
+    figure("mysql.limit.all", RATE, "the same on as many connections as the worker has", &["mysql.limit.one"]),
+    figure("mysql.limit.connections", "connections", "the number of those connections", &[]),
+    figure("mysql.drain", RATE, "a worker empties a backlog", &["mysql.limit.one", "mysql.limit.all"]),
+    figure("mysql.pinned", RATE, "the same while purge is held back", &["mysql.drain"]),
+    figure("mysql.latency.polling.200.p50", "ms", "commit to entry, polling alone, 200 events/s", &[]),
+    figure("mysql.latency.polling.200.p90", "ms", "", &[]),
+    figure("mysql.latency.polling.200.p99", "ms", "", &[]),
+    figure("mysql.latency.polling.200.max", "ms", "", &[]),
 ];
 
 #[cfg(test)]

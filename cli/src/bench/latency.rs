@@ -38,7 +38,7 @@ const WRITERS: u32 = 8;
 const SPAN: u32 = 4;
 
 /// How long to wait for an entry before it counts as lost.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 fn runs() -> Vec<(Wake, u32)> {
     let wakes = [Wake::Same, Wake::Other, Wake::Polling];
@@ -156,7 +156,7 @@ async fn write(
 }
 
 /// Reads this many entries, and returns when each was read.
-async fn read(mut stream: RawStream, entries: usize) -> anyhow::Result<HashMap<Uuid, Instant>> {
+pub(super) async fn read(mut stream: RawStream, entries: usize) -> anyhow::Result<HashMap<Uuid, Instant>> {
     let mut seen = HashMap::new();
     while seen.len() < entries {
         let ids = stream.next_ids().await?;
@@ -167,7 +167,7 @@ async fn read(mut stream: RawStream, entries: usize) -> anyhow::Result<HashMap<U
 }
 
 /// Quantiles in milliseconds.
-fn quantiles(mut latencies: Vec<Duration>) -> Vec<(&'static str, f64)> {
+pub(super) fn quantiles(mut latencies: Vec<Duration>) -> Vec<(&'static str, f64)> {
     latencies.sort_unstable();
     let last = latencies.len().saturating_sub(1);
     let at = |share: f64| latencies.get((last as f64 * share).round() as usize).map(|it| it.as_secs_f64() * 1e3);

@@ -7,6 +7,7 @@ use anyhow::Context;
 use tokio::task::JoinSet;
 
 use super::env::BenchEnv;
+use actix_outbox::{Secret, WorkerSettings};
 
 /// An event's bytes without its data, to estimate how many events fit into memory.
 const OVERHEAD: usize = 512;
@@ -14,20 +15,27 @@ const OVERHEAD: usize = 512;
 /// Fetches every due event and records it as published, on concurrent connections that each have their own shards. Returns
 /// events a second.
 pub(super) async fn fetch_and_update(env: &BenchEnv, data: u32, connections: usize) -> anyhow::Result<f64> {
-    fetch_and_settle(env, data, connections, false).await
+    settle_all(env.schema.url(), &env.worker, data, connections, false).await
 }
 
 /// The same, and deletes every event.
 pub(super) async fn fetch_and_delete(env: &BenchEnv, data: u32, connections: usize) -> anyhow::Result<f64> {
-    fetch_and_settle(env, data, connections, true).await
+    settle_all(env.schema.url(), &env.worker, data, connections, true).await
 }
 
-async fn fetch_and_settle(env: &BenchEnv, data: u32, connections: usize, deletes: bool) -> anyhow::Result<f64> {
+/// Fetches every due event of the outbox at this address and settles it, as [`fetch_and_update`].
+pub(super) async fn settle_all(
+    url: &Secret,
+    worker: &WorkerSettings,
+    data: u32,
+    connections: usize,
+    deletes: bool,
+) -> anyhow::Result<f64> {
     let mut stores = Vec::new();
     for _ in 0..connections {
-        stores.push(BenchStore::connect(env.schema.url()).await?);
+        stores.push(BenchStore::connect(url).await?);
     }
-    let limits = limits(env, data);
+    let limits = limits(worker, data);
     let started = Instant::now();
     let mut readers = JoinSet::new();
     for (number, store) in stores.into_iter().enumerate() {
@@ -43,8 +51,7 @@ async fn fetch_and_settle(env: &BenchEnv, data: u32, connections: usize, deletes
 }
 
 /// A fetch as large as the worker's if it uses its memory only for this.
-fn limits(env: &BenchEnv, data: u32) -> FetchLimits {
-    let worker = &env.worker;
+fn limits(worker: &WorkerSettings, data: u32) -> FetchLimits {
     let size = usize::try_from(data).unwrap_or(usize::MAX).saturating_add(OVERHEAD);
     FetchLimits {
         events: MAX_FETCH.min(worker.max_in_flight).min(worker.max_in_flight_bytes / size).max(1),

@@ -14,6 +14,8 @@ mod figures;
 mod idle;
 mod latency;
 mod limit;
+#[cfg(feature = "mysql")]
+mod mysql;
 mod pace;
 mod process_stat;
 mod publishing;
@@ -37,6 +39,8 @@ use self::samples::Samples;
 use super::arguments::Format;
 use super::progress::Progress;
 use super::worker::Signals;
+#[cfg(any(feature = "sqlite", feature = "mysql"))]
+use crate::exit::UsageError;
 use actix_outbox::Settings;
 
 /// Repeated measurements are split into this many short spans that alternate, because the machine's speed changes meanwhile.
@@ -170,9 +174,14 @@ pub(super) fn run(args: &Args, settings: &Settings) -> anyhow::Result<()> {
         if let Some(name) = &args.backend {
             return backend::measure(args, settings, name).await;
         }
+        let url = settings.database.url.read()?;
         #[cfg(feature = "sqlite")]
-        if settings.database.url.read()?.starts_with("sqlite:") {
+        if url.starts_with("sqlite:") {
             return sqlite::measure(args, settings).await;
+        }
+        #[cfg(feature = "mysql")]
+        if ["mysql:", "mariadb:"].iter().any(|scheme| url.starts_with(scheme)) {
+            return mysql::measure(args, settings).await;
         }
         measure(args, settings).await
     })?;
@@ -189,10 +198,25 @@ async fn measure(args: &Args, settings: &Settings) -> anyhow::Result<BenchReport
     plan.remove_abandoned().await?;
     let measured = until_interrupted(perform(args, &plan)).await;
     let removed = until_interrupted(plan.remove()).await.with_context(|| plan.removal_hint());
+    with_removal(measured, removed)
+}
+
+/// The error of the measurement, of the removal after it, or of both.
+fn with_removal(measured: anyhow::Result<BenchReport>, removed: anyhow::Result<()>) -> anyhow::Result<BenchReport> {
     match (measured, removed) {
         (Err(error), Err(left)) => Err(error.context(format!("{left:#}"))),
         (measured, removed) => removed.and(measured),
     }
+}
+
+/// Refuses what is measured on PostgreSQL alone.
+#[cfg(any(feature = "sqlite", feature = "mysql"))]
+fn require_whole_run(args: &Args, database: &str) -> anyhow::Result<()> {
+    if args.only.is_empty() && args.backlog.is_none() && !args.pinned_horizon {
+        return Ok(());
+    }
+    let problem = format!("--only, --backlog and --pinned-horizon are for PostgreSQL, and the database is {database}");
+    Err(UsageError(problem).into())
 }
 
 /// Drops the work on SIGINT or SIGTERM.

@@ -15,8 +15,7 @@ use super::publishing::{event, send, sum_rates};
 use super::report::BenchReport;
 use super::system::System;
 use super::worker::BenchWorker;
-use super::{Args, Bench, alternate, until_interrupted};
-use crate::exit::UsageError;
+use super::{Args, Bench, alternate, require_whole_run, until_interrupted};
 use actix_outbox::admin::{CountMode, OutboxAdmin};
 use actix_outbox::{PublisherSettings, Settings};
 
@@ -38,10 +37,7 @@ enum SqliteRun {
 const RUNS: [SqliteRun; 3] = [SqliteRun::Drain, SqliteRun::Publish, SqliteRun::Send];
 
 pub(super) async fn measure(args: &Args, settings: &Settings) -> anyhow::Result<BenchReport> {
-    if !args.only.is_empty() || args.backlog.is_some() || args.pinned_horizon {
-        let problem = "--only, --backlog and --pinned-horizon are for PostgreSQL, and the database is a sqlite:// file";
-        return Err(UsageError(problem.to_owned()).into());
-    }
+    require_whole_run(args, "a sqlite:// file")?;
     let url = settings.database.url.read()?;
     let path = url.strip_prefix("sqlite:").map_or(&*url, |rest| rest.strip_prefix("//").unwrap_or(rest));
     remove_abandoned(path)?;

@@ -56,6 +56,8 @@ pub(crate) use self::address::Address;
 #[cfg(feature = "_adapters")]
 pub(crate) use self::error::refusal;
 use self::pool::Pool;
+#[cfg(feature = "bench-api")]
+pub(crate) use self::pool::connect_plain;
 use self::settle::Settling;
 use crate::settings::DatabaseSettings;
 

@@ -15,6 +15,8 @@ use super::address::{Address, CONNECT_LIMIT};
 use super::error::connect_error;
 use super::session::{ANSWER_LIMIT, Session};
 use crate::error::StoreError;
+#[cfg(feature = "bench-api")]
+use crate::settings::Secret;
 use crate::store::Result;
 
 /// A session of the outbox's own: what it reads is committed, its times are in UTC, and no value is cut to fit. Statements have
@@ -88,6 +90,15 @@ impl Pool {
 
 async fn is_alive(connection: &mut AsyncMysqlConnection) -> bool {
     timeout(Duration::from_secs(1), connection.batch_execute("DO 0")).await.is_ok_and(|done| done.is_ok())
+}
+
+/// A connection with the server's own settings of a session.
+#[cfg(feature = "bench-api")]
+pub(crate) async fn connect_plain(url: Secret) -> Result<Conn> {
+    let invalid = |reason| StoreError::Query { operation: "connect", reason, transient: false };
+    let address = Address::parse(url).map_err(invalid)?;
+    let connected = timeout(CONNECT_LIMIT, Conn::new(address.options(&[]).await?)).await;
+    connected.map_err(|late| address.unreachable(late))?.map_err(|error| connect_error(&address, &error))
 }
 
 /// A connection of the outbox's own to a server that accepts writes.

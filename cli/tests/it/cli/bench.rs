@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use mysql_async::prelude::Queryable;
 use serde_json::Value;
 
 use super::{Shell, text};
 use crate::support::process::{Running, Signal};
-use crate::support::{PATIENCE, eventually, postgres, redis};
+use crate::support::{PATIENCE, eventually, mysql, postgres, redis};
 use crate::test_outbox::{DRAIN, TestOutbox};
 
 const SCHEMAS: &str = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'outbox_bench%'";
@@ -62,16 +63,17 @@ async fn ended(mut running: Running) -> (Option<i32>, String) {
     (code, running.stderr())
 }
 
-/// The figures' names in the documentation, of PostgreSQL or of SQLite.
-fn documented(sqlite: bool) -> BTreeSet<String> {
+/// The figures' names in the documentation, of PostgreSQL (none) or of another database.
+fn documented(database: Option<&str>) -> BTreeSet<String> {
     let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/bench.md")).unwrap();
     let rows = document.lines().filter(|line| line.starts_with("| `"));
     let first_columns = rows.filter_map(|row| row.split(" | ").next());
     let names = first_columns.flat_map(|column| column.split('`').skip(1).step_by(2)).flat_map(|name| {
-        let parts: &[&str] = if name.starts_with("latency.") { &[".p50", ".p90", ".p99", ".max"] } else { &[""] };
+        let parts: &[&str] = if name.contains("latency.") { &[".p50", ".p90", ".p99", ".max"] } else { &[""] };
         parts.iter().map(move |part| format!("{name}{part}"))
     });
-    names.filter(|name| name.starts_with("sqlite.") == sqlite).collect()
+    let others = ["sqlite", "mysql"];
+    names.filter(|name| others.into_iter().find(|other| name.starts_with(&format!("{other}."))) == database).collect()
 }
 
 fn names(figures: &Value) -> BTreeSet<String> {
@@ -87,7 +89,7 @@ async fn a_run_has_every_figure_that_is_documented_and_leaves_nothing_behind() {
     let status = run.wait_exit(DRAIN).await;
     assert!(status.success(), "{}", run.stderr());
     let figures: Value = serde_json::from_str(&run.stdout()).unwrap();
-    assert_eq!(names(&figures), documented(false));
+    assert_eq!(names(&figures), documented(None));
     assert_eq!((&figures["events"], &figures["rounds"]), (&200.into(), &1.into()));
     let drain = &figures["figures"]["drain"];
     assert!(drain["value"].as_f64().unwrap() > 0.0 && drain["shares"]["limit.one"].as_f64().unwrap() > 0.0, "{drain}");
@@ -205,8 +207,33 @@ fn sqlite_is_measured_in_a_folder_of_its_own() {
     let answer = shell.run(&["bench", "--events", "200", "--rounds", "1", "--format", "json"]);
     assert_eq!(answer.code, 0, "{}", answer.stderr);
     let figures: Value = serde_json::from_str(&answer.stdout).unwrap();
-    assert_eq!(names(&figures), documented(true));
+    assert_eq!(names(&figures), documented(Some("sqlite")));
     assert_eq!(std::fs::read_dir(shell.path()).unwrap().count(), 0, "nothing is left");
+}
+
+#[tokio::test]
+async fn mariadb_is_measured_in_a_database_of_its_own() {
+    const ABANDONED: &str = "outbox_bench_0123456789ab";
+    let server = mysql::Server::start();
+    let database = server.database().await;
+    let mut admin = database.connect().await;
+    admin.query_drop(format!("CREATE DATABASE {ABANDONED}")).await.unwrap();
+    let (shell, redis) = (Shell::new(), redis::Server::start(&[]));
+    shell.write("outbox.toml", format!("publishers.default.url = '{}'", redis.url()));
+    let arguments = ["bench", "--events", "200", "--rounds", "1", "--format", "json", "--database-url", &database.url];
+
+    let answer = shell.run(&arguments);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    assert!(answer.stderr.contains(ABANDONED), "{}", answer.stderr);
+    let figures: Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert_eq!(names(&figures), documented(Some("mysql")));
+    assert!(figures["figures"]["mysql.drain"]["shares"]["mysql.limit.one"].as_f64().unwrap() > 0.0, "{figures}");
+    let left: Vec<String> = admin.query("SHOW DATABASES LIKE 'outbox_bench%'").await.unwrap();
+    assert_eq!(left, Vec::<String>::new());
+    let keys: Vec<String> =
+        ::redis::cmd("KEYS").arg("*").query_async(&mut redis::connect(&redis.url()).await).await.unwrap();
+    assert_eq!(keys, Vec::<String>::new());
+    shell.refuses(&[&arguments[..], &["--only", "drain"]].concat(), 2, "are for PostgreSQL");
 }
 
 #[tokio::test]
