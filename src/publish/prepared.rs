@@ -209,5 +209,5 @@ pub(super) mod unless_taken {
 
     #[cfg(feature = "mysql")]
     pub(in crate::publish) const MYSQL: &str =
-        concat!(mysql_insert!(), " ON DUPLICATE KEY UPDATE outbox_events.seq = outbox_events.seq");
+        concat!(mysql_insert!(), " ON DUPLICATE KEY UPDATE outbox_events.id = outbox_events.id");
 }

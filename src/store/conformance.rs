@@ -53,6 +53,11 @@ pub(crate) trait Fixture: Send + Sync + Sized {
     /// Makes the database refuse to delete this event's row from now on.
     async fn refuse_deletion(&self, id: Uuid);
 
+    /// The type of an event's id.
+    async fn id_type(&self) -> String {
+        "uuid".to_owned()
+    }
+
     /// Whether other connections can write while a transaction that has written is open.
     fn writers_overlap(&self) -> bool;
 

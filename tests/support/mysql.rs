@@ -127,7 +127,7 @@ impl Server {
             server.port = free_port();
             server.launch()
         });
-        assert!(started, "mariadbd does not start: {}", server.log());
+        assert!(started, "the server does not start: {}", server.log());
         server
     }
 
@@ -156,17 +156,17 @@ impl Server {
 
     /// Stops all of its threads, with its connections open, until [`thaw`](Self::thaw).
     pub(crate) fn freeze(&mut self) {
-        self.running.as_mut().expect("mariadbd runs").signal(Signal::STOP);
+        self.running.as_mut().expect("the server runs").signal(Signal::STOP);
     }
 
     pub(crate) fn thaw(&mut self) {
-        self.running.as_mut().expect("mariadbd runs").signal(Signal::CONT);
+        self.running.as_mut().expect("the server runs").signal(Signal::CONT);
     }
 
     /// Starts a server that was stopped, on the same port and data.
     pub(crate) fn start_again(&mut self) {
-        assert!(self.running.is_none(), "mariadbd runs already");
-        assert!(self.launch(), "mariadbd does not start again: {}", self.log());
+        assert!(self.running.is_none(), "the server runs already");
+        assert!(self.launch(), "the server does not start again: {}", self.log());
     }
 
     /// The log since its last start.
@@ -188,19 +188,37 @@ impl Server {
              GRANT ALL ON *.* TO '{USER}'@'%' WITH GRANT OPTION;\n"
         );
         fs::write(self.folder.path().join("users.sql"), users).unwrap();
-        let output = unprivileged("mariadb-install-db")
-            .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
-            .arg(format!("--datadir={}", self.folder.path().join("data").display()))
-            .output()
-            .expect("mariadb-install-db");
-        assert!(output.status.success(), "mariadb-install-db: {}", String::from_utf8_lossy(&output.stderr));
+        let mut command = match mysqld() {
+            Some(mysqld) => {
+                let mut command = unprivileged(mysqld);
+                command.args(["--no-defaults", "--initialize-insecure", "--secure-file-priv=NULL"]);
+                command
+            }
+            None => {
+                let mut command = unprivileged(find("mariadb-install-db"));
+                command.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
+                command
+            }
+        };
+        let output = command.arg(format!("--datadir={}", self.folder.path().join("data").display())).output();
+        let output = output.expect("the program that creates a database runs");
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// Waits until the server accepts connections or has ended; returns whether it runs.
     fn launch(&mut self) -> bool {
         let folder = self.folder.path();
-        let mut command = unprivileged("mariadbd");
+        let mysqld = mysqld();
+        let is_mysql = mysqld.is_some();
+        let mut command = unprivileged(mysqld.unwrap_or_else(|| find("mariadbd")));
         command.arg("--no-defaults").arg(format!("--port={}", self.port));
+        if is_mysql {
+            command.args(["--mysqlx=OFF", "--secure-file-priv=NULL"]);
+            // Its default is a binary log.
+            if self.settings.iter().all(|(name, _)| name != "log-bin") {
+                command.arg("--skip-log-bin");
+            }
+        }
         for (name, file) in [
             ("datadir", "data"),
             ("socket", "socket"),
@@ -211,6 +229,7 @@ impl Server {
             command.arg(format!("--{name}={}", folder.join(file).display()));
         }
         for (name, value) in &self.settings {
+            let name = if is_mysql && name == "innodb-log-file-size" { "innodb-redo-log-capacity" } else { name };
             command.arg(format!("--{name}={value}"));
         }
         let log = folder.join("log");
@@ -237,9 +256,14 @@ fn new_folder() -> TempDir {
     folder
 }
 
-/// A program of MariaDB, run by an unprivileged user, because the server refuses to run as root.
-fn unprivileged(program: &str) -> Command {
-    let mut command = Command::new(find(program));
+/// MySQL's server, to be used instead of MariaDB's: `scripts/server.sh mysql-9` fetches one.
+fn mysqld() -> Option<PathBuf> {
+    std::env::var_os("OUTBOX_TEST_MYSQLD").map(PathBuf::from)
+}
+
+/// A program of the server's, run by an unprivileged user, because the server refuses to run as root.
+fn unprivileged(program: PathBuf) -> Command {
+    let mut command = Command::new(program);
     command.current_dir("/");
     if let Some((user, group)) = user() {
         command.uid(user).gid(group);
@@ -265,5 +289,7 @@ fn find(program: &str) -> PathBuf {
         .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
         .map(|folder| folder.join(program))
         .find(|file| file.is_file())
-        .unwrap_or_else(|| panic!("{program}: install MariaDB's server, or set OUTBOX_TEST_MYSQL_URL"))
+        .unwrap_or_else(|| {
+            panic!("{program}: install MariaDB's server, or set OUTBOX_TEST_MYSQL_URL or OUTBOX_TEST_MYSQLD")
+        })
 }

@@ -33,7 +33,7 @@ macro_rules! insert {
 const INSERT_NEW: &str = insert!("");
 
 /// Leaves the row of an id that is in use as it is. `IGNORE` would also ignore that a value does not fit.
-const INSERT: &str = insert!(" ON DUPLICATE KEY UPDATE outbox_events.seq = outbox_events.seq");
+const INSERT: &str = insert!(" ON DUPLICATE KEY UPDATE outbox_events.id = outbox_events.id");
 
 /// Returns what is compared of the events of an array of ids, each with its place in the array: see `stored`. The lock makes
 /// it read the newest rows: the caller's transaction may have an older snapshot.

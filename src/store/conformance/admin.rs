@@ -23,7 +23,7 @@ pub(super) async fn rows_without_seq_get_one_in_the_order_of_writing<F: Fixture>
     assert!(fetch_all(&store).await.is_empty());
     assert_eq!(store.repair_missing_seq().await.unwrap(), 2);
     assert_eq!(store.repair_missing_seq().await.unwrap(), 0);
-    fixture.execute("UPDATE outbox_events SET scheduled_at = (SELECT min(scheduled_at) FROM outbox_events)").await;
+    fixture.execute("UPDATE outbox_events SET scheduled_at = (SELECT first FROM (SELECT min(scheduled_at) AS first FROM outbox_events) AS all_rows)").await;
     assert_eq!(ids(&fetch_all(&store).await), [first, second]);
     let third = TestRow::keyed("k").insert(&fixture).await;
     assert!(find(&store, third).await.seq > find(&store, second).await.seq);
@@ -170,7 +170,7 @@ pub(super) async fn pages_follow_each_other_without_a_gap_also_within_one_moment
     for _ in 0..7 {
         TestRow::new().insert(&fixture).await;
     }
-    fixture.execute("UPDATE outbox_events SET created_at = (SELECT min(created_at) FROM outbox_events)").await;
+    fixture.execute("UPDATE outbox_events SET created_at = (SELECT first FROM (SELECT min(created_at) AS first FROM outbox_events) AS all_rows)").await;
     for direction in [NEWEST, OLDEST] {
         let all = select(&fixture, EventFilter::default(), direction).await;
         let (mut paged, mut after): (Vec<Uuid>, Option<CreatedCursor>) = (Vec::new(), None);

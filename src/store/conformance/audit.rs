@@ -61,7 +61,7 @@ pub(super) async fn recorded_changes_are_deleted_with_the_history<F: Fixture>() 
         store.change(&Action::Retry, &[event], &note(None)).await.unwrap();
         let at = fixture.time(-days * DAY_MS);
         fixture
-            .execute(&format!("UPDATE outbox_audit SET at = {at} WHERE id = (SELECT max(id) FROM outbox_audit)"))
+            .execute(&format!("UPDATE outbox_audit SET at = {at} WHERE id = (SELECT last FROM (SELECT max(id) AS last FROM outbox_audit) AS all_rows)"))
             .await;
     }
     assert_eq!(store.delete_old_audit().await.unwrap(), 2);

@@ -165,9 +165,11 @@ pub(super) async fn a_row_that_others_refer_to_and_hold_is_published<F: Fixture>
     let store = fixture.store();
     let (held, other) = (TestRow::new().insert(&fixture).await, TestRow::new().insert(&fixture).await);
     let row = fixture.id(held);
-    const REFERS: &str = "CREATE TABLE refers (event uuid, note text, \
-        FOREIGN KEY (event) REFERENCES outbox_events (id) ON DELETE CASCADE)";
-    fixture.execute(REFERS).await;
+    let refers = format!(
+        "CREATE TABLE refers (event {}, note text, FOREIGN KEY (event) REFERENCES outbox_events (id) ON DELETE CASCADE)",
+        fixture.id_type().await
+    );
+    fixture.execute(&refers).await;
     fixture.execute(&format!("INSERT INTO refers VALUES ({row}, '')")).await;
     let settled = sent(&store, &[held, other]).await;
     let mut transaction = fixture.begin().await;
@@ -227,7 +229,7 @@ pub(super) async fn retention_goes_on_behind_rows_that_it_may_not_delete<F: Fixt
             }
         }
     }
-    let of_one_moment = "UPDATE outbox_events SET created_at = (SELECT min(created_at) FROM outbox_events)";
+    let of_one_moment = "UPDATE outbox_events SET created_at = (SELECT first FROM (SELECT min(created_at) AS first FROM outbox_events) AS all_rows)";
     fixture.execute(&format!("{of_one_moment} WHERE status = 'failed'")).await;
     let expiry =
         RetentionCutoff { published: Some(Duration::from_secs(60)), failed: Some(Duration::from_secs(60)), limit: 2 };

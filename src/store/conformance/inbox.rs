@@ -65,7 +65,7 @@ pub(super) async fn old_notes_are_deleted_in_small_batches_and_new_ones_stay<F: 
         let insert = format!(
             "INSERT INTO outbox_inbox (consumer, source, event_id, seq, handled_at) \
              WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) \
-             SELECT '{consumer}', 's', CAST(i AS varchar(9)), 0, {at} FROM n"
+             SELECT '{consumer}', 's', CAST(i AS char(9)), 0, {at} FROM n"
         );
         fixture.execute(&insert).await;
     }

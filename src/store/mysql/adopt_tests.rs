@@ -5,7 +5,7 @@ use mysql_async::prelude::Queryable;
 use uuid::Uuid;
 
 use super::MysqlStore;
-use super::fixture::{MysqlFixture, djangos_table, store_at};
+use super::fixture::{MysqlFixture, djangos_ids, djangos_table, store_at};
 use super::session::on_session;
 use super::statement::Statement;
 use crate::publish::NewEvent;
@@ -36,7 +36,7 @@ const SHAPE: &str = "SELECT CONCAT_WS(' ', c.column_name, c.column_type, c.is_nu
 async fn a_table_of_django_broadcaster_is_adopted_into_the_one_of_the_migrations() {
     let fresh = MysqlFixture::fresh().await;
     let shape: Vec<String> = fresh.database.connect().await.query(SHAPE).await.unwrap();
-    for id in ["uuid", "char(32)"] {
+    for id in djangos_ids(&fresh).await {
         let fixture = MysqlFixture::empty().await;
         fixture.execute(&djangos_table(id)).await;
         for status in ["pending", "processing", "retry", "published"] {
@@ -64,7 +64,7 @@ async fn a_table_of_django_broadcaster_is_adopted_into_the_one_of_the_migrations
 #[tokio::test]
 async fn an_adoption_that_meets_a_long_transaction_changes_nothing_before_it_ends() {
     let fixture = MysqlFixture::empty().await;
-    fixture.execute(&djangos_table("uuid")).await;
+    fixture.execute(&djangos_table(djangos_ids(&fixture).await[0])).await;
     fixture.execute(&djangos_insert("pending")).await;
     let mut holder = fixture.begin().await;
     holder.execute("UPDATE outbox_events SET subject = 'held'").await;
@@ -82,7 +82,7 @@ async fn an_adoption_that_meets_a_long_transaction_changes_nothing_before_it_end
 #[tokio::test]
 async fn events_left_in_processing_are_taken_up_however_long_it_takes() {
     let fixture = MysqlFixture::empty().await;
-    fixture.execute(&djangos_table("uuid")).await;
+    fixture.execute(&djangos_table(djangos_ids(&fixture).await[0])).await;
     fixture.execute(&djangos_insert("processing")).await;
     fixture.execute("CREATE TRIGGER slow BEFORE UPDATE ON outbox_events FOR EACH ROW DO SLEEP(13)").await;
     assert_eq!(fixture.store().migrate(&|_| ()).await.unwrap().taken_up, 1);
@@ -96,7 +96,7 @@ async fn lock_limit(store: &MysqlStore) -> Result<i64> {
 #[tokio::test]
 async fn an_adoption_that_fails_leaves_its_session_as_it_was() {
     let fixture = MysqlFixture::empty().await;
-    fixture.execute(&djangos_table("uuid")).await;
+    fixture.execute(&djangos_table(djangos_ids(&fixture).await[0])).await;
     fixture.execute(&djangos_insert("processing")).await;
     fixture.execute("CREATE TRIGGER refuse BEFORE UPDATE ON outbox_events FOR EACH ROW SIGNAL SQLSTATE '45000'").await;
     let store = store_at(&fixture.database.url);

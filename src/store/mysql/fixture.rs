@@ -85,11 +85,20 @@ impl<const IDS: u8> Fixture for FixtureOf<IDS> {
 
     async fn refuse_deletion(&self, id: Uuid) {
         let (name, row) = (id.simple(), self.id(id));
+        let id_type = self.id_type().await;
         self.execute(&format!(
-            "CREATE TABLE refers_{name} (event uuid, FOREIGN KEY (event) REFERENCES outbox_events (id))"
+            "CREATE TABLE refers_{name} (event {id_type}, FOREIGN KEY (event) REFERENCES outbox_events (id))"
         ))
         .await;
         self.execute(&format!("INSERT INTO refers_{name} VALUES ({row})")).await;
+    }
+
+    async fn id_type(&self) -> String {
+        const TYPE: &str = "SELECT CONCAT(column_type, IFNULL(CONCAT(' COLLATE ', collation_name), '')) \
+            FROM information_schema.columns \
+            WHERE table_schema = DATABASE() AND table_name = 'outbox_events' AND column_name = 'id'";
+        let found: Option<String> = self.database.connect().await.query_first(TYPE).await.unwrap();
+        found.expect("the table has ids")
     }
 
     fn writers_overlap(&self) -> bool {
@@ -143,6 +152,12 @@ impl OpenTransaction for MysqlTransaction {
     async fn rollback(mut self: Box<Self>) {
         self.0.query_drop("ROLLBACK").await.unwrap();
     }
+}
+
+/// The types of Django's ids: MySQL has no `uuid`.
+pub(super) async fn djangos_ids(fixture: &MysqlFixture) -> &'static [&'static str] {
+    let is_mariadb = fixture.number("SELECT VERSION() LIKE '%MariaDB%'").await == 1;
+    if is_mariadb { &["uuid", "char(32)"] } else { &["char(32)"] }
 }
 
 /// As django-broadcaster's migration creates it, with ids of a kind.

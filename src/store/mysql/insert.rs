@@ -119,7 +119,7 @@ fn are_new(events: &[ValidEvent]) -> bool {
 }
 
 /// The clock is read once for a statement. An id that is in use leaves its row as it is: `IGNORE` would also ignore that a value
-/// does not fit.
+/// does not fit. (Not `seq`: MySQL refuses an assignment to it next to rows for which it draws a number.)
 fn insert_statement(events: &[ValidEvent]) -> Statement {
     const EVENT: &str = "(?, '1.0', ?, ?, ?, ?, ?, ?, ?, 'pending', UTC_TIMESTAMP(6), UTC_TIMESTAMP(6), \
         COALESCE(TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ? MICROSECOND, UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND), \
@@ -134,7 +134,7 @@ fn insert_statement(events: &[ValidEvent]) -> Statement {
         sql.push_str(EVENT);
     }
     if !are_new(events) {
-        sql.push_str(" ON DUPLICATE KEY UPDATE outbox_events.seq = outbox_events.seq");
+        sql.push_str(" ON DUPLICATE KEY UPDATE outbox_events.id = outbox_events.id");
     }
     Statement::built(sql, events.iter().flat_map(values).collect::<Vec<_>>())
 }

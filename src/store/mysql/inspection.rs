@@ -97,10 +97,11 @@ mod tests {
         assert!(facts.connections.is_some_and(|connections| connections.most > 0), "{facts:?}");
         fixture.execute("DROP INDEX outbox_events_listed ON outbox_events").await;
         fixture
-            .execute(
-                "CREATE TABLE refers (event uuid, CONSTRAINT goes_too FOREIGN KEY (event) \
+            .execute(&format!(
+                "CREATE TABLE refers (event {}, CONSTRAINT goes_too FOREIGN KEY (event) \
                  REFERENCES outbox_events (id) ON DELETE CASCADE)",
-            )
+                fixture.id_type().await
+            ))
             .await;
         let facts = fixture.store().inspect().await.unwrap();
         assert_eq!(facts.missing_indexes, ["outbox_events_listed"]);

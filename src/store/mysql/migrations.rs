@@ -23,8 +23,8 @@ const MIGRATIONS: [Migration; 5] = [
 ];
 
 /// The name of the server's lock that one migration of a database holds at a time.
-const LOCK: &str = "SELECT GET_LOCK(CONCAT('outbox ', SHA1(DATABASE())), 5)";
-const UNLOCK: &str = "DO RELEASE_LOCK(CONCAT('outbox ', SHA1(DATABASE())))";
+const LOCK: &str = "SELECT GET_LOCK(CONCAT('outbox ', LEFT(SHA2(DATABASE(), 256), 40)), 5)";
+const UNLOCK: &str = "DO RELEASE_LOCK(CONCAT('outbox ', LEFT(SHA2(DATABASE(), 256), 40)))";
 
 /// The work of a migration in one database.
 pub(super) struct Pending {

@@ -153,7 +153,8 @@ mod tests {
         let insert = async |events: i64, status: &str| {
             let insert = format!(
                 "INSERT INTO outbox_events (id, event_type, source, status) \
-                 SELECT REPLACE(UUID(), '-', ''), 't', 's', '{status}' FROM seq_1_to_{events}"
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {events}) \
+                 SELECT REPLACE(UUID(), '-', ''), 't', 's', '{status}' FROM n"
             );
             fixture.execute(&insert).await;
         };

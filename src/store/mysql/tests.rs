@@ -5,6 +5,7 @@ use diesel::dsl::sql;
 use diesel::sql_types::BigInt;
 use diesel_async::{AsyncConnection, AsyncMysqlConnection};
 use mysql_async::prelude::Queryable;
+use url::Url;
 use uuid::Uuid;
 
 use super::MysqlStore;
@@ -61,7 +62,9 @@ async fn a_lost_connection_is_a_passing_error_and_the_next_use_has_another() {
 #[tokio::test]
 async fn a_login_that_is_refused_is_named_without_its_password() {
     let fixture = MysqlFixture::empty().await;
-    let error = store_at(&fixture.database.url.replace("out-box", "wrong-one")).outbox_id().await.unwrap_err();
+    let mut address = Url::parse(&fixture.database.url).unwrap();
+    address.set_password(Some("wrong-one")).unwrap();
+    let error = store_at(address.as_str()).outbox_id().await.unwrap_err();
     assert!(matches!(error, StoreError::NoAccess { .. }) && !error.to_string().contains("wrong-one"), "{error}");
 }
 

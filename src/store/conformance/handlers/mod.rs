@@ -595,7 +595,7 @@ pub(super) async fn deliveries_that_wait_for_one_of_their_key_hide_no_other<F: F
     handle(&store, "audit", other).await;
     handle(&store, "audit", first).await;
     // Deliveries that were postponed are due at the time of the one that they wait for.
-    let due = "UPDATE outbox_handler_deliveries SET next_at = (SELECT min(created_at) FROM outbox_handler_deliveries)";
+    let due = "UPDATE outbox_handler_deliveries SET next_at = (SELECT first FROM (SELECT min(created_at) AS first FROM outbox_handler_deliveries) AS all_rows)";
     fixture.execute(&format!("{due} WHERE next_at > {}", fixture.time(0))).await;
     let order: Vec<_> = deliveries(&store, "audit").await.iter().map(|delivery| delivery.id).collect();
     assert_eq!(order[..5], sent[..5]);

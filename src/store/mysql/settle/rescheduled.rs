@@ -107,29 +107,31 @@ fn names_in(json: Option<&str>) -> Option<Vec<String>> {
 }
 
 async fn reschedule(session: &mut Session<'_>, event: &FailureRecord, row: &Row, now: i64) -> Result<(), Failure> {
-    const RESCHEDULE: &str = "UPDATE outbox_events SET status = ?, retry_count = ?, \
-        retry_at = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND, last_error = COALESCE(?, last_error), \
-        errors = COALESCE(?, errors), pending_handlers = ?, \
-        published_at = IF(?, COALESCE(published_at, UTC_TIMESTAMP(6)), published_at), updated_at = UTC_TIMESTAMP(6) \
-        WHERE id = ? AND seq = ?";
+    // A time that is no time may stay, and MySQL does not accept it again.
+    let published_at = if event.published && !row.published { "published_at = UTC_TIMESTAMP(6), " } else { "" };
+    let sql = format!(
+        "UPDATE outbox_events SET status = ?, retry_count = ?, \
+         retry_at = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND, last_error = COALESCE(?, last_error), \
+         errors = COALESCE(?, errors), pending_handlers = ?, {published_at}updated_at = UTC_TIMESTAMP(6) \
+         WHERE id = ? AND seq = ?"
+    );
     let retry_in = match event.status {
         Status::Retry => Some(i64::try_from(event.delay.as_micros()).unwrap_or(i64::MAX).min(LONGEST_DELAY)),
         // With a `retry_at` a failed event does not hold its key.
         _ => event.holds_for_handlers.then_some(0),
     };
     let error = event.error.as_deref().map(shorten);
-    let values: [Value; 9] = [
+    let values: [Value; 8] = [
         event.status.as_str().into(),
         i64::from(event.retry_count).into(),
         retry_in.into(),
         error.into(),
         error.map(|error| append_error(row.errors.as_deref(), error, now)).into(),
         event.pending_handlers.as_ref().map(|names| json!(names).to_string()).into(),
-        i64::from(event.published).into(),
         event.id.into(),
         event.seq.into(),
     ];
-    session.execute(Statement::<()>::new(RESCHEDULE, values)).await.map(drop)
+    session.execute(Statement::<()>::built(sql, values)).await.map(drop)
 }
 
 /// Creates the deliveries that the first recorded acceptance fixes, and those left to other processes; see `Acceptance`.
