@@ -32,8 +32,8 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use actix_outbox::{
-    DatabaseSettings, EventTypes, HandleEvent, HandlerError, LoadOptions, OutboxConsumer, OutboxEvent, Settings, Subscribe,
-    inbox,
+    DatabaseSettings, EventTypes, HandleEvent, HandlerError, LoadOptions, OutboxConsumer, OutboxEvent, Settings,
+    Subscribe, inbox,
 };
 use diesel::sql_types::{Integer, Text};
 use diesel_async::pooled_connection::deadpool::Pool;

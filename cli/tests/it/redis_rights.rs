@@ -23,7 +23,8 @@ fn chapter() -> &'static str {
 /// The users of the table, each as the rule of an ACL: its name, keys and commands.
 fn documented() -> Vec<(String, Vec<String>)> {
     let rows = chapter().lines().filter(|line| line.starts_with("| `"));
-    let rows = rows.map(|row| row.replace("\\|", "\u{1}").split('|').map(|cell| cell.trim().replace('\u{1}', "|")).collect());
+    let rows =
+        rows.map(|row| row.replace("\\|", "\u{1}").split('|').map(|cell| cell.trim().replace('\u{1}', "|")).collect());
     let cells = |row: Vec<String>| -> Option<(String, Vec<String>)> {
         let [_, user, _, commands, keys, _] = <[String; 6]>::try_from(row).ok()?;
         let plain = |cell: &str| cell.trim_matches('`').split(' ').map(str::to_owned).collect::<Vec<_>>();
@@ -79,7 +80,10 @@ impl Users {
     }
 
     fn program(&self, user: &str, arguments: &[&str]) -> Command {
-        self.test.outbox(&self.settings(user), arguments)
+        // Without `--config` at the end, which `--exec` would take for an argument of its command.
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outbox"));
+        command.env_remove("DATABASE_URL").env("OUTBOX_CONFIG", self.settings(user)).args(arguments);
+        command
     }
 
     /// What a command said that ends with this code.
@@ -117,8 +121,7 @@ async fn each_user_needs_only_the_documented_rights() {
     users.assert_nothing_was_refused("the worker").await;
 
     let mut by_hand = example("consumer");
-    let by_hand =
-        Running::spawn(by_hand.args(["events", "by_hand", "one"]).env("REDIS_URL", users.url("by_hand")));
+    let by_hand = Running::spawn(by_hand.args(["events", "by_hand", "one"]).env("REDIS_URL", users.url("by_hand")));
     eventually("it has all events", PATIENCE, async || by_hand.stdout().lines().count() == 20).await;
     drop(by_hand);
     users.assert_nothing_was_refused("a consumer without this library").await;
