@@ -56,7 +56,7 @@ impl MysqlStore {
     /// Whether there is an inbox to which this user has some right. Without any, the server does not say whether a table exists: it
     /// refuses also a statement on one that does not.
     async fn sees_inbox(&self) -> Result<bool> {
-        on_session!(self.pool, "look for the inbox", |session| has_table(session, "outbox_inbox"))
+        on_session!(self.pool, "find the inbox", |session| has_table(session, "outbox_inbox"))
     }
 
     async fn find_inbox_steps(&self, session: &mut Session<'_>) -> Result<MigrationPlan> {
