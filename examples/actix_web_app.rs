@@ -2,8 +2,8 @@
 //! /users` stores a user and its event, and a handler actor receives the event afterwards.
 //!
 //! ```sh
-//! export DATABASE_URL='postgres://app@localhost/app?sslmode=verify-full' # with TLS; the pool's connections, too
-//! export OUTBOX__PUBLISHERS__DEFAULT__BACKEND=jsonl                      # events on standard output
+//! export DATABASE_URL=postgres://app@localhost/app    # with ?sslmode=verify-full the pool's connections verify the server, too
+//! export OUTBOX__PUBLISHERS__DEFAULT__BACKEND=jsonl   # events on standard output
 //! cargo run --example actix_web_app
 //! curl -i -H 'content-type: application/json' -d '{"name": "Ada"}' http://127.0.0.1:8080/users
 //! ```

@@ -1,23 +1,42 @@
 //! A service that handles each event once in effect, as in docs/inbox.md: the note that an event is handled and the
 //! service's own change are one transaction of the service's database.
 //!
+//! An `outbox.toml` in the working directory, for the worker and for this service:
+//!
+//! ```toml
+//! [publishers.default]
+//! url = "redis://localhost"
+//!
+//! [consumers.effects]
+//! source = "default"
+//! ```
+//!
+//! The outbox's database is `app`, this service's `effects`; both must exist:
+//!
 //! ```sh
-//! export EFFECTS_URL=postgres://localhost/effects
+//! createdb app && createdb effects
+//! export DATABASE_URL=postgres://localhost/app EFFECTS_URL=postgres://localhost/effects
+//! outbox migrate
 //! outbox migrate --inbox --database-url "$EFFECTS_URL"
 //! psql "$EFFECTS_URL" -c 'CREATE TABLE effects (position bigserial PRIMARY KEY, process int, event_id uuid, key text,
 //!     at timestamptz DEFAULT clock_timestamp())'
-//! cargo run --example inbox_consumer          # reads [consumers.effects] in outbox.toml
+//! outbox worker &
+//! cargo run --example inbox_consumer &
+//! outbox publish thing.happened --source demo --key k-1
+//! psql "$EFFECTS_URL" -c 'TABLE effects'
 //! ```
 //!
 //! With `WITHOUT_INBOX` set it handles each event at least once.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use actix::prelude::*;
 use actix_outbox::{
-    EventTypes, HandleEvent, HandlerError, LoadOptions, OutboxConsumer, OutboxEvent, Settings, Subscribe, inbox,
+    DatabaseSettings, EventTypes, HandleEvent, HandlerError, LoadOptions, OutboxConsumer, OutboxEvent, Settings,
+    Subscribe, inbox,
 };
 use diesel::sql_types::{Integer, Text};
+use diesel_async::pooled_connection::deadpool::Pool;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -39,16 +58,14 @@ impl Handler<HandleEvent> for Recorder {
 
 /// The service's database.
 struct Effects {
-    url: String,
+    pool: Pool<AsyncPgConnection>,
     has_inbox: bool,
-    /// Connections that are not in use.
-    idle: Mutex<Vec<AsyncPgConnection>>,
 }
 
 impl Effects {
     /// An error rolls the note back as well, and the event is delivered again.
     async fn record(&self, message: &HandleEvent) -> Result<(), HandlerError> {
-        let mut conn = self.connect().await?;
+        let mut conn = self.pool.get().await?;
         conn.transaction(async |conn| {
             if self.has_inbox {
                 let _ = inbox::handle(conn, message, async |conn| insert(conn, &message.event).await).await?;
@@ -56,18 +73,7 @@ impl Effects {
             }
             insert(conn, &message.event).await
         })
-        .await?;
-        // After an error a connection is not used again.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
-        Ok(())
-    }
-
-    async fn connect(&self) -> Result<AsyncPgConnection, HandlerError> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        match idle {
-            Some(conn) => Ok(conn),
-            None => Ok(AsyncPgConnection::establish(&self.url).await?),
-        }
+        .await
     }
 }
 
@@ -85,11 +91,10 @@ async fn insert(conn: &mut AsyncPgConnection, event: &OutboxEvent) -> Result<(),
 pub(crate) async fn main() -> anyhow::Result<()> {
     // Before anything that the signal could interrupt.
     let mut terminated = signal(SignalKind::terminate())?;
-    let effects = Effects {
-        url: std::env::var("EFFECTS_URL")?,
-        has_inbox: std::env::var_os("WITHOUT_INBOX").is_none(),
-        idle: Mutex::default(),
-    };
+    let mut database = DatabaseSettings::default();
+    database.url = std::env::var("EFFECTS_URL")?.into();
+    let pool = database.pool::<AsyncPgConnection>(16)?; // as many as `concurrency`
+    let effects = Effects { pool, has_inbox: std::env::var_os("WITHOUT_INBOX").is_none() };
     let recorder = Recorder(Arc::new(effects)).start();
     let settings = Settings::load(&LoadOptions::from_process())?;
     let consumer = OutboxConsumer::builder(settings, "effects")

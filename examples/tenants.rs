@@ -18,7 +18,6 @@ use actix_outbox::{
     EventTypes, HandleEvent, HandlerError, LoadOptions, NewEvent, Outbox, OutboxSystem, Settings, Subscribe,
 };
 use diesel::sql_types::Text;
-use diesel_async::pooled_connection::AsyncDieselConnectionManager;
 use diesel_async::pooled_connection::deadpool::Pool;
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 
@@ -81,8 +80,7 @@ async fn create_user(pool: &Pool<AsyncPgConnection>, outbox: &Outbox, tenant: &s
 #[actix::main]
 async fn main() -> anyhow::Result<()> {
     let settings = Settings::load(&LoadOptions::from_process())?;
-    // One pool for all tenants; here without TLS, see docs/publishing.md.
-    let pool = Pool::builder(AsyncDieselConnectionManager::new(settings.database.url.read()?)).build()?;
+    let pool = settings.database.pool::<AsyncPgConnection>(16)?; // one for all tenants
     let mut tenants = BTreeMap::new();
     for tenant in TENANTS {
         tenants.insert(tenant, start(settings.clone(), &pool, tenant).await?);

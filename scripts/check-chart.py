@@ -22,7 +22,10 @@ VALUES = {
         "extraEnv": [{"name": "OUTBOX_LOG", "value": "debug"}],
         "extraVolumes": [{"name": "authority", "secret": {"secretName": "authority"}}],
         "extraVolumeMounts": [{"name": "authority", "mountPath": "/run/authority", "readOnly": True}],
-        "migration": {"existingSecret": "outbox-owner"},
+        "migration": {
+            "existingSecret": "outbox-owner",
+            "grants": {"sql": "GRANT USAGE ON SCHEMA outbox TO worker;\nGRANT SELECT ON outbox.outbox_meta TO worker;\n"},
+        },
         "worker": {"extraArgs": ["--backends", "default"]},
         "networkPolicy": {"egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": 4222}]}]},
         "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
@@ -41,7 +44,7 @@ VALUES = {
     },
     "closed": {"networkPolicy": {"metricsFrom": [], "egress": []}},
 }
-WRONG = [{"replicas": 3}, {"existingSecret": ""}, {"networkPolicy": {"enabled": "yes"}}]
+WRONG = [{"replicas": 3}, {"migration": {"grants": "GRANT"}}, {"existingSecret": ""}, {"networkPolicy": {"enabled": "yes"}}]
 
 
 def objects(chart, values):
@@ -62,6 +65,21 @@ def worker(documents):
     names = ("automountServiceAccountToken", "securityContext", "terminationGracePeriodSeconds")
     settings = next(document for document in documents if document["kind"] == "ConfigMap")
     return {name: pod[name] for name in names}, container, settings["data"]["outbox.toml"].strip()
+
+
+def check_grants(chart):
+    """Grants run after the migration, as its role, with the SQL of the values word for word."""
+    documents = objects(chart, VALUES["all"])
+    pod = only(documents, "Job")["spec"]["template"]["spec"]
+    (before,), (after,) = pod["initContainers"], pod["containers"]
+    settings = next(document for document in documents if "grants.sql" in document.get("data", {}))
+    is_right = (before["args"] == ["migrate"] and after["env"] == before["env"] and after["image"] != before["image"]
+        and settings["data"]["grants.sql"].strip() == VALUES["all"]["migration"]["grants"]["sql"].strip()
+        and settings["metadata"]["name"] == pod["volumes"][0]["configMap"]["name"])
+    if not is_right:
+        sys.exit(f"the grants are wrong: {settings['data']}, {pod}")
+    if "initContainers" in only(objects(chart, {}), "Job")["spec"]["template"]["spec"]:
+        sys.exit("without grants the migration is the Job's only container")
 
 
 def is_refused(chart, values):
@@ -85,6 +103,7 @@ def main(folder):
             documents = [document for document in objects(chart, values) if document["kind"] != "ServiceMonitor"]
             (folder / f"{name}.yaml").write_text(yaml.safe_dump_all(documents), encoding="utf-8")
             print(f"{name}: {', '.join(document['kind'] for document in documents)}")
+        check_grants(chart)
         for values in WRONG:
             if not is_refused(chart, values):
                 sys.exit(f"accepted: {values}")

@@ -23,7 +23,6 @@ use actix::prelude::*;
 use actix_outbox::{HandleEvent, HandlerError, LoadOptions, OutboxConsumer, OutboxEvent, Settings, Subscribe, inbox};
 use anyhow::Context as _;
 use diesel::sql_types::{BigInt, Text};
-use diesel_async::pooled_connection::AsyncDieselConnectionManager;
 use diesel_async::pooled_connection::deadpool::Pool;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use serde::Deserialize;
@@ -100,7 +99,7 @@ async fn main() -> anyhow::Result<()> {
     let name = std::env::args().nth(1).context("usage: projection CONSUMER")?;
     let settings = Settings::load(&LoadOptions::from_process())?;
     anyhow::ensure!(settings.consumers.contains_key(&name), "[consumers.{name}] is missing");
-    let pool = Pool::builder(AsyncDieselConnectionManager::new(settings.database.url.read()?)).build()?;
+    let pool = settings.database.pool::<AsyncPgConnection>(16)?;
     let mut conn = pool.get().await?;
     inbox::migrate(&mut conn).await?;
     let table = format!(

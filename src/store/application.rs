@@ -10,18 +10,47 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::Result;
-use crate::error::StoreError;
+use crate::error::{StoreError, SystemError};
+use crate::settings::DatabaseSettings;
 
 /// How long a caller waits for a connection of a pool whose connections are all in use.
 const WAIT_LIMIT: Duration = Duration::from_secs(10);
 
-/// A connection that [`Outbox::pool`](crate::Outbox::pool) and [`Outbox::connection`](crate::Outbox::connection) make:
-/// diesel-async's `AsyncPgConnection` or `AsyncMysqlConnection`, or its `SyncConnectionWrapper<SqliteConnection>`.
+/// A connection that [`Outbox::pool`](crate::Outbox::pool), [`Outbox::connection`](crate::Outbox::connection) and
+/// [`DatabaseSettings::pool`] make: diesel-async's `AsyncPgConnection` or `AsyncMysqlConnection`, or its `SyncConnectionWrapper<SqliteConnection>`.
 ///
 /// Cannot be implemented outside this crate.
 pub trait OutboxConnection: PoolableConnection + sealed::Connect<Self::Pool> {
     /// A pool of such connections: `diesel_async::pooled_connection::deadpool::Pool<Self>`.
     type Pool;
+}
+
+impl DatabaseSettings {
+    /// A pool of at most `size` connections to this database, for a process that has no [`Outbox`](crate::Outbox), such as a
+    /// consumer with an inbox: with the address, TLS and secrets of the settings, which are read again for each connection, as
+    /// [`Outbox::pool`](crate::Outbox::pool) does. The database needs no outbox. Waits if a command prints the address.
+    ///
+    /// ```no_run
+    /// use actix_outbox::{DatabaseSettings, LoadOptions, Settings};
+    /// use diesel_async::AsyncPgConnection;
+    ///
+    /// # fn pools() -> Result<(), Box<dyn std::error::Error>> {
+    /// let settings = Settings::load(&LoadOptions::from_process())?;
+    /// let pool = settings.database.pool::<AsyncPgConnection>(8)?;
+    ///
+    /// let mut other = DatabaseSettings::default();
+    /// other.url = "postgres://billing@db.example/billing?sslmode=verify-full&sslrootcert=/etc/billing/ca.crt".into();
+    /// let other = other.pool::<AsyncPgConnection>(8)?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`SystemError::Settings`]: the address is missing or not valid, or a certificate that it names cannot be read.
+    /// [`SystemError::Secret`]: the address cannot be read. [`SystemError::Store`]: it leads to another kind of database.
+    /// Connections are made when they are first used.
+    pub fn pool<C: OutboxConnection>(&self, size: usize) -> Result<C::Pool, SystemError> {
+        Ok(C::build_pool(super::connect(self)?.application_target(), size)?)
+    }
 }
 
 /// The outbox's database, by its kind.

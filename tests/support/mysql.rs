@@ -169,6 +169,23 @@ impl Server {
         assert!(self.launch(), "the server does not start again: {}", self.log());
     }
 
+    /// Serves TLS with this identity after this call.
+    pub(crate) fn secure(&mut self, identity: &super::tls::Identity) {
+        for (from, name, setting) in
+            [(&identity.certificate, "server.crt", "ssl-cert"), (&identity.key, "server.key", "ssl-key")]
+        {
+            let file = self.folder.path().join(name);
+            fs::copy(from, &file).unwrap();
+            fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+            if let Some((user, group)) = user() {
+                std::os::unix::fs::chown(&file, Some(user), Some(group)).unwrap();
+            }
+            self.settings.push((setting.to_owned(), file.to_str().unwrap().to_owned()));
+        }
+        self.stop();
+        self.start_again();
+    }
+
     /// The log since its last start.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()

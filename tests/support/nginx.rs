@@ -21,6 +21,11 @@ pub(crate) struct Nginx {
 impl Nginx {
     /// Serves on this port what the directives of its `server` say.
     pub(crate) fn start(port: u16, server: &str) -> Self {
+        Self::start_with(port, "", server)
+    }
+
+    /// With further directives before the `server`, such as an `upstream`.
+    pub(crate) fn start_with(port: u16, before: &str, server: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
@@ -28,7 +33,7 @@ impl Nginx {
             temporary.iter().map(|kind| format!("{kind}_temp_path {};\n", path.join(kind).display())).collect();
         let settings = format!(
             "daemon off;\nmaster_process off;\npid {};\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n\
-             {temporary}server {{\n{server}\n}}\n}}\n",
+             {temporary}{before}server {{\n{server}\n}}\n}}\n",
             path.join("pid").display()
         );
         let file = path.join("nginx.conf");

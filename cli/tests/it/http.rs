@@ -86,6 +86,28 @@ fn check_rules(file: &Path) {
     assert!(answer.status.success(), "{}", String::from_utf8_lossy(&said));
 }
 
+/// Every block of YAML on a page of the book that configures Prometheus.
+fn configurations(page: &str) -> Vec<&str> {
+    let blocks = page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    blocks.filter(|block| block.contains("scrape_configs")).collect()
+}
+
+#[test]
+fn prometheus_reads_the_configurations_of_the_book() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    for page in ["observability.md", "production.md"] {
+        let text = std::fs::read_to_string(docs.join(page)).unwrap();
+        let [configuration] = configurations(&text)[..] else { panic!("{page} has not one configuration") };
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("prometheus.yml");
+        std::fs::write(&file, configuration).unwrap();
+        std::fs::copy(docs.join("alerts.yaml"), folder.path().join("alerts.yaml")).unwrap();
+        let answer = Command::new("promtool").args(["check", "config"]).arg(&file).output().unwrap();
+        let said = [answer.stdout, answer.stderr].concat();
+        assert!(answer.status.success(), "{page}: {}", String::from_utf8_lossy(&said));
+    }
+}
+
 /// Every query of a dashboard.
 fn queries(dashboard: &Value) -> Vec<String> {
     let panels = dashboard["panels"].as_array().unwrap().iter();

@@ -107,11 +107,11 @@ impl MysqlOutbox {
         self.number("SELECT count(*) FROM outbox_events WHERE status <> 'published'").await
     }
 
-    async fn wait_published(&self) {
+    pub(crate) async fn wait_published(&self) {
         eventually("every event is published", DRAIN, async || self.unpublished().await == 0).await;
     }
 
-    async fn wait_owners(&self, names: &[&str]) {
+    pub(crate) async fn wait_owners(&self, names: &[&str]) {
         let quoted: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
         let query = format!(
             "SELECT count(DISTINCT w.name) FROM outbox_running_leases l JOIN outbox_workers w ON w.id = l.owner \

@@ -221,3 +221,41 @@ async fn behind_a_proxy_with_tls() {
     let visitor = Visitor::new(format!("https://localhost:{port}"), Some(&identity.authority));
     assert_works(&test, &visitor, "").await;
 }
+
+/// The page's first block of this language.
+fn shown(language: &str) -> &'static str {
+    let page = include_str!("../../../docs/console.md");
+    let page = page.split("### Behind a proxy").nth(1).unwrap();
+    page.split(&format!("```{language}\n")).nth(1).unwrap().split("```").next().unwrap()
+}
+
+#[tokio::test]
+async fn behind_the_proxy_of_the_book() {
+    let test = TestOutbox::new().await;
+    let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
+    let identity = Identity::write(folder.path());
+    let secret = folder.path().join("ann");
+    std::fs::write(&secret, OPERATOR).unwrap();
+    let reader = folder.path().join("support");
+    std::fs::write(&reader, crate::web::READER).unwrap();
+    let web = shown("toml").replace("outbox.example", "localhost");
+    let web = web.replace("/etc/outbox/secrets/", &format!("{}/", folder.path().display()));
+    let console = Console::open(&test, &web).await;
+    let (upstream, server) = shown("nginx").split_once("server {\n    listen").unwrap();
+    let server = format!("listen{}", server.trim_end().strip_suffix('}').unwrap());
+    let server = server
+        .replace("listen 443 ssl", &format!("listen 127.0.0.1:{port} ssl"))
+        .replace("outbox.example", "localhost")
+        .replace("/etc/nginx/outbox.crt", identity.certificate.to_str().unwrap())
+        .replace("/etc/nginx/outbox.key", identity.key.to_str().unwrap());
+    let upstream = upstream.replace("127.0.0.1:9750", &console.host());
+    let _nginx = Nginx::start_with(port, &upstream, &server);
+    let visitor = Visitor::new(format!("https://localhost:{port}"), Some(&identity.authority));
+    assert_works(&test, &visitor, "/outbox").await;
+    assert_eq!(sign_in(&visitor, "/outbox/events").status, "303");
+    assert!(visitor.cookies().contains("\t/outbox\tTRUE\t"), "only over TLS: {}", visitor.cookies());
+    assert_eq!(visitor.get("/outbox").status, "301");
+    for path in ["/metrics", "/readyz", "/"] {
+        assert_eq!(visitor.get(path).status, "404", "{path}");
+    }
+}

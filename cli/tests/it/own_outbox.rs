@@ -117,7 +117,7 @@ async fn after_the_way_back_the_relay_has_what_was_inserted_since() {
     }
     let insert = async |n: i64| sql.execute(OLD_WAY, &[&"key", &serde_json::json!({"n": n})]).await.unwrap();
     insert(0).await;
-    sql.batch_execute(step("DROP TRIGGER forward_own")).await.unwrap();
+    sql.batch_execute(step("DROP TRIGGER forward_own ON")).await.unwrap();
     test.drain(&test.settings().write()).await;
     insert(1).await;
     assert_eq!(test.length().await, 1);
@@ -127,4 +127,31 @@ async fn after_the_way_back_the_relay_has_what_was_inserted_since() {
     eventually("the relay sends", PATIENCE, async || test.number(waiting).await == 0).await;
     stop.store(true, Ordering::SeqCst);
     assert_eq!(relay.await.unwrap(), [("key".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn events_that_no_worker_could_send_go_back_to_the_relay_under_their_ids() {
+    let test = TestOutbox::new().await;
+    let sql = test.sql().await;
+    for words in ["CREATE TABLE outbox (", "CREATE FUNCTION publish_own", "LOCK TABLE outbox"] {
+        sql.batch_execute(step(words)).await.unwrap();
+    }
+    let insert = async |n: i64| sql.execute(OLD_WAY, &[&"key", &serde_json::json!({"n": n})]).await.unwrap();
+    insert(0).await;
+    test.drain(&test.settings().write()).await;
+    for n in 1..=3 {
+        insert(n).await;
+    }
+    sql.execute(NEW_WAY, &[&"other", &serde_json::json!({})]).await.unwrap();
+    sql.batch_execute(step("DROP TRIGGER IF EXISTS forward_own")).await.unwrap();
+    insert(4).await;
+    assert_eq!(test.unpublished().await, 1, "the one that was published without the old table");
+    let waiting = "SELECT count(*) FROM outbox WHERE processed_at IS NULL";
+    assert_eq!(test.number(waiting).await, 4);
+    let stop = Arc::new(AtomicBool::new(false));
+    let relay = relay(&test, Arc::clone(&stop)).await;
+    eventually("the relay sends", PATIENCE, async || test.number(waiting).await == 0).await;
+    stop.store(true, Ordering::SeqCst);
+    let sent: Vec<i64> = relay.await.unwrap().into_iter().map(|(_, n)| n).collect();
+    assert_eq!(sent, [1, 2, 3, 4]);
 }

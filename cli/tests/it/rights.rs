@@ -231,6 +231,26 @@ async fn a_worker_that_lacks_a_right_ends_and_names_it() {
     roles.run("worker", &["worker", "--until-empty"]).await;
 }
 
+/// The statements of docs/operations.md for default privileges: one block.
+fn default_privileges() -> &'static str {
+    let page = include_str!("../../../docs/operations.md");
+    let mut blocks = page.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    blocks.find(|sql| sql.contains("ALTER DEFAULT PRIVILEGES")).unwrap()
+}
+
+#[tokio::test]
+async fn a_worker_with_default_privileges_starts_right_after_the_first_migration() {
+    let server = Server::start();
+    let test = TestOutbox::unmigrated(server.database().await, redis::url());
+    let create: String = ROLES.iter().map(|role| format!("CREATE ROLE {role} LOGIN;")).collect();
+    test.sql().await.batch_execute(&format!("{create} {}", documented()[0])).await.unwrap();
+    let roles = Roles { test, _server: server };
+    roles.execute("owner", default_privileges()).await;
+    roles.run("owner", &["migrate"]).await;
+    roles.run("worker", &["worker", "--until-empty"]).await;
+    roles.run("worker", &["health"]).await;
+}
+
 /// The inbox is the application's: a worker deletes old notes if it may, and delivers whatever it may not.
 #[tokio::test]
 async fn a_consumer_and_a_worker_need_only_the_documented_rights_to_an_inbox() {

@@ -4,6 +4,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use actix_outbox::{DatabaseSettings, SystemError};
+use diesel::sql_types::Bool;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
 use crate::support::process::Running;
 use crate::support::tls::Identity;
 use crate::support::{free_port, postgres, redis, unique};
@@ -50,6 +54,27 @@ fn postgres_is_encrypted_with_require_and_verified_with_verify_full() {
         assert!(text.contains("certificate") && text.contains(host), "{text}");
         assert!(!text.contains("se-cret"), "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_pool_of_settings_alone_verifies_the_server_as_the_address_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let identity = Identity::write(folder.path());
+    let mut server = postgres::Server::start();
+    server.secure(&identity);
+    let pool = |host: &str, authority: &Path| {
+        let mut database = DatabaseSettings::default();
+        let (port, authority) = (server.port(), authority.display());
+        database.url =
+            format!("postgres://outbox@{host}:{port}/postgres?sslmode=verify-full&sslrootcert={authority}").into();
+        database.pool::<AsyncPgConnection>(2)
+    };
+    let mut conn = pool("localhost", &identity.authority).unwrap().get().await.unwrap();
+    let encrypted = diesel::dsl::sql::<Bool>("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()");
+    assert!(encrypted.get_result::<bool>(&mut conn).await.unwrap());
+    let other = pool("127.0.0.1", &identity.authority).unwrap().get().await;
+    assert!(other.err().unwrap().to_string().contains("certificate"));
+    assert!(matches!(pool("localhost", Path::new("/nowhere/ca.crt")), Err(SystemError::Settings(_))));
 }
 
 #[test]

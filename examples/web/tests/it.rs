@@ -10,6 +10,7 @@ use std::process::Command;
 use actix_outbox::{OutboxSystem, Settings};
 use serde_json::{Value, json};
 use support::process::{Running, Signal};
+use support::tls::Identity;
 use support::{PATIENCE, eventually, free_port, postgres};
 
 /// Posts a user; returns the status.
@@ -20,10 +21,10 @@ fn post(address: &str, user: &str) -> u16 {
 }
 
 /// Starts a service and posts users to it: two that are stored, with their events, and some that are refused.
-async fn two_users(program: &str, database: &postgres::Database) -> Running {
+async fn two_users(program: &str, database: &postgres::Database, url: &str) -> Running {
     let (folder, address) = (tempfile::tempdir().unwrap(), format!("127.0.0.1:{}", free_port()));
     let mut command = Command::new(program);
-    command.arg(&address).current_dir(folder.path()).env("DATABASE_URL", &database.url);
+    command.arg(&address).current_dir(folder.path()).env("DATABASE_URL", url);
     let mut service = Running::spawn(command.env("OUTBOX__PUBLISHERS__DEFAULT__BACKEND", "jsonl"));
     eventually("it listens", PATIENCE, async || {
         assert!(service.is_running(), "{}", service.stderr());
@@ -43,9 +44,16 @@ async fn two_users(program: &str, database: &postgres::Database) -> Running {
 }
 
 #[tokio::test]
-async fn the_service_with_axum_stores_each_user_with_one_event() {
-    let database = postgres::database().await;
-    let settings = Settings::from_toml(&format!("[database]\nurl = \"{}\"", database.url)).unwrap();
+async fn the_service_with_axum_stores_each_user_with_one_event_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let identity = Identity::write(folder.path());
+    let mut server = postgres::Server::start();
+    server.secure(&identity);
+    let database = server.database().await;
+    let verified = format!("sslmode=verify-full&sslrootcert={}", identity.authority.display());
+    let url = database.url.replace("127.0.0.1", "localhost").replace("sslmode=disable", &verified);
+    assert!(url.contains("localhost") && url.contains("verify-full"), "{url}");
+    let settings = Settings::from_toml(&format!("[database]\nurl = \"{url}\"")).unwrap();
     let migrate = move || {
         actix_rt::System::new().block_on(async {
             let outbox = OutboxSystem::builder(settings).publish_only(true).migrate(true).start().await.unwrap();
@@ -53,7 +61,7 @@ async fn the_service_with_axum_stores_each_user_with_one_event() {
         });
     };
     tokio::task::spawn_blocking(migrate).await.unwrap();
-    let mut service = two_users(env!("CARGO_BIN_EXE_axum_sqlx"), &database).await;
+    let mut service = two_users(env!("CARGO_BIN_EXE_axum_sqlx"), &database, &url).await;
     let rows = database.connect().await.query("SELECT data FROM outbox_events ORDER BY seq", &[]).await.unwrap();
     let data: Vec<Value> = rows.iter().map(|row| row.get(0)).collect();
     assert_eq!(data, [json!({"name": "Ada"}), json!({"name": "Grace"})]);
@@ -64,7 +72,7 @@ async fn the_service_with_axum_stores_each_user_with_one_event() {
 #[tokio::test]
 async fn the_service_with_actix_web_delivers_one_event_for_each_user() {
     let database = postgres::database().await;
-    let mut service = two_users(env!("CARGO_BIN_EXE_actix_web_sqlx"), &database).await;
+    let mut service = two_users(env!("CARGO_BIN_EXE_actix_web_sqlx"), &database, &database.url).await;
     eventually("both events are delivered", PATIENCE, async || service.stdout().lines().count() >= 2).await;
     service.signal(Signal::INT);
     assert_eq!(service.wait_exit(PATIENCE).await.code(), Some(0), "{}", service.stderr());

@@ -1,10 +1,13 @@
-//! The address of a database: `mysql://user:password@host:port/database?sslmode=…`, or `mariadb://`.
+//! The address of a database: `mysql://user:password@host:port/database?sslmode=…&sslrootcert=…`, or `mariadb://`.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use mysql_async::{Opts, OptsBuilder, SslOpts};
 use percent_encoding::percent_decode_str;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use url::Url;
 
 use crate::error::StoreError;
@@ -16,13 +19,67 @@ type Result<T, E = String> = std::result::Result<T, E>;
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// How the connection is protected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SslMode {
-    Disable,
+enum Protection {
+    None,
     /// With TLS. The server is not verified.
-    Require,
-    /// With TLS, and a certificate of a known authority for the host.
-    VerifyFull,
+    Encrypted,
+    /// With TLS, and a certificate of one of these authorities for the host.
+    Verified(Vec<CertificateDer<'static>>),
+}
+
+impl Protection {
+    /// Reads `sslmode` and `sslrootcert`, and the authorities that they name.
+    fn read(url: &Url) -> Result<Self> {
+        let (mut mode, mut authorities) = ("disable".into(), None);
+        for (name, value) in url.query_pairs() {
+            match &*name {
+                "sslmode" => mode = value,
+                "sslrootcert" => authorities = Some(value),
+                _ => return Err("has an unknown parameter; `sslmode` and `sslrootcert` are supported".to_owned()),
+            }
+        }
+        match (&*mode, authorities.as_deref()) {
+            ("verify-full", None | Some("system")) => {
+                Ok(Self::Verified(usable(rustls_native_certs::load_native_certs().certs)))
+            }
+            ("verify-full", Some(file)) => Ok(Self::Verified(usable(certificates_in(file)?))),
+            ("disable" | "require", Some(_)) => {
+                Err("has an sslrootcert without sslmode=verify-full, which alone verifies the server".to_owned())
+            }
+            ("disable", None) => Ok(Self::None),
+            ("require", None) => Ok(Self::Encrypted),
+            _ => Err("has an unknown sslmode; use disable, require, verify-full".to_owned()),
+        }
+    }
+
+    fn options(self) -> Option<SslOpts> {
+        match self {
+            Self::None => None,
+            Self::Encrypted => {
+                Some(SslOpts::default().with_danger_accept_invalid_certs(true).with_danger_skip_domain_validation(true))
+            }
+            Self::Verified(authorities) => {
+                let authorities = authorities.iter().map(|authority| authority.to_vec().into()).collect();
+                // The built-in ones are those of Mozilla when the driver was published.
+                Some(SslOpts::default().with_disable_built_in_roots(true).with_root_certs(authorities))
+            }
+        }
+    }
+}
+
+/// Without those that the driver would refuse, and with them all others.
+fn usable(mut authorities: Vec<CertificateDer<'static>>) -> Vec<CertificateDer<'static>> {
+    authorities.retain(|authority| RootCertStore::empty().add(authority.clone()).is_ok());
+    authorities
+}
+
+fn certificates_in(file: &str) -> Result<Vec<CertificateDer<'static>>> {
+    let read = || CertificateDer::pem_file_iter(file)?.collect::<Result<Vec<_>, _>>();
+    match read() {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        Ok(_) => Err(format!("has an sslrootcert without a certificate: {file}")),
+        Err(error) => Err(format!("has an sslrootcert that cannot be read: {file}: {error}")),
+    }
 }
 
 /// Where the database is. The address is read again for each connection, since its source may change.
@@ -40,7 +97,7 @@ impl Address {
     pub(super) fn parse(url: Secret) -> Result<Self> {
         let text = url.read().map_err(|error| error.to_string())?;
         let parsed = Parsed::parse(&text)?;
-        let is_unverified = parsed.ssl != SslMode::VerifyFull && !is_local(&parsed.host);
+        let is_unverified = !matches!(parsed.protection, Protection::Verified(_)) && !is_local(&parsed.host);
         let shown = parsed.shown();
         drop(text);
         Ok(Self { url, shown, is_unverified })
@@ -74,7 +131,7 @@ struct Parsed {
     user: Option<String>,
     password: Option<String>,
     database: String,
-    ssl: SslMode,
+    protection: Protection,
 }
 
 impl Parsed {
@@ -87,18 +144,9 @@ impl Parsed {
         }
         let user = Some(decode(url.username())?).filter(|user| !user.is_empty());
         let password = url.password().map(decode).transpose()?;
-        let mut ssl = SslMode::Disable;
-        for (name, value) in url.query_pairs() {
-            match (&*name, &*value) {
-                ("sslmode", "disable") => ssl = SslMode::Disable,
-                ("sslmode", "require") => ssl = SslMode::Require,
-                ("sslmode", "verify-full") => ssl = SslMode::VerifyFull,
-                ("sslmode", _) => return Err("has an unknown sslmode; use disable, require, verify-full".to_owned()),
-                _ => return Err("has an unknown parameter; `sslmode` is supported".to_owned()),
-            }
-        }
+        let protection = Protection::read(&url)?;
         let host = host.trim_matches(['[', ']']).to_owned();
-        Ok(Self { host, port: url.port().unwrap_or(3306), user, password, database, ssl })
+        Ok(Self { host, port: url.port().unwrap_or(3306), user, password, database, protection })
     }
 
     fn shown(&self) -> String {
@@ -116,13 +164,7 @@ impl Parsed {
             .db_name(Some(self.database))
             .prefer_socket(false)
             .init(setup.iter().map(|&statement| statement.to_owned()).collect::<Vec<_>>());
-        let ssl = match self.ssl {
-            SslMode::Disable => None,
-            SslMode::Require => {
-                Some(SslOpts::default().with_danger_accept_invalid_certs(true).with_danger_skip_domain_validation(true))
-            }
-            SslMode::VerifyFull => Some(SslOpts::default()),
-        };
+        let ssl = self.protection.options();
         if ssl.is_some() {
             choose_tls_provider();
         }
@@ -169,6 +211,21 @@ mod tests {
             let problem = Address::parse(url.into()).err().unwrap();
             assert!(!problem.contains("secret"), "{problem}");
         }
+    }
+
+    #[test]
+    fn authorities_are_read_for_a_server_that_is_verified_and_refused_for_one_that_is_not() {
+        for (parameters, expected) in [
+            ("sslrootcert=/nowhere/ca.crt&sslmode=verify-full", "/nowhere/ca.crt"),
+            ("sslrootcert=Cargo.toml&sslmode=verify-full", "without a certificate"),
+            ("sslrootcert=ca.crt", "sslmode=verify-full"),
+            ("sslrootcert=ca.crt&sslmode=require", "sslmode=verify-full"),
+            ("sslcert=client.crt", "`sslmode` and `sslrootcert`"),
+        ] {
+            let problem = Address::parse(format!("mysql://host/app?{parameters}").into()).err().unwrap();
+            assert!(problem.contains(expected), "{problem}");
+        }
+        assert!(Address::parse("mysql://host/app?sslmode=verify-full&sslrootcert=system".into()).is_ok());
     }
 
     #[test]

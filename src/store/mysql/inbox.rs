@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::MysqlStore;
 use super::error::Failure;
+use super::migrations::has_table;
 use super::server::Server;
 use super::session::{Session, on_session};
 use super::statement::Statement;
@@ -38,6 +39,9 @@ impl MysqlStore {
     pub(super) async fn delete_notes(&self, kept: Duration) -> Result<usize> {
         const DELETE: &str = "DELETE FROM outbox_inbox WHERE handled_at < UTC_TIMESTAMP(6) - INTERVAL ? SECOND \
             ORDER BY handled_at LIMIT 1000";
+        if !self.sees_inbox().await? {
+            return Err(missing(&*self.pool.address.shown));
+        }
         let seconds = i64::try_from(kept.as_secs()).unwrap_or(i64::MAX);
         let statement = || Statement::<()>::new(DELETE, [seconds.into()]);
         let deleted: Result<usize> =
@@ -47,6 +51,12 @@ impl MysqlStore {
             StoreError::NotMigrated { .. } => missing(&*self.pool.address.shown),
             error => error,
         })
+    }
+
+    /// Whether there is an inbox to which this user has some right. Without any, the server does not say whether a table exists: it
+    /// refuses also a statement on one that does not.
+    async fn sees_inbox(&self) -> Result<bool> {
+        on_session!(self.pool, "find the inbox", |session| has_table(session, "outbox_inbox"))
     }
 
     async fn find_inbox_steps(&self, session: &mut Session<'_>) -> Result<MigrationPlan> {

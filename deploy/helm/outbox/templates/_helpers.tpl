@@ -39,11 +39,15 @@ tolerations:
 {{- end }}
 {{- end }}
 
-{{/* What their containers share: a list of the chart's scope and the Secret's name. */}}
+{{/* What their containers share: a list of the chart's scope, the Secret's name, and another image if there is one. */}}
 {{- define "outbox.container" -}}
 {{- $ := index . 0 }}
 {{- $secret := index . 1 }}
+{{- if gt (len .) 2 }}
+image: {{ index . 2 | quote }}
+{{- else }}
 image: "{{ $.Values.image.repository }}:{{ $.Values.image.tag | default $.Chart.AppVersion }}"
+{{- end }}
 imagePullPolicy: {{ $.Values.image.pullPolicy }}
 env:
   {{- range $variable, $key := $.Values.secretEnvironment }}

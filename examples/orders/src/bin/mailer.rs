@@ -7,7 +7,6 @@ use actix::prelude::*;
 use actix_outbox::inbox::{self, Handled};
 use actix_outbox::{HandleTyped, HandlerError, LoadOptions, OutboxConsumer, Settings, Subscribe, TypedEvent};
 use diesel::sql_types::{BigInt, Text};
-use diesel_async::pooled_connection::AsyncDieselConnectionManager;
 use diesel_async::pooled_connection::deadpool::Pool;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use serde::Deserialize;
@@ -70,15 +69,14 @@ async fn write_mail(conn: &mut AsyncPgConnection, placed: &OrderPlaced) -> Resul
 async fn main() -> anyhow::Result<()> {
     // Before anything that the signal could interrupt.
     let mut terminated = signal(SignalKind::terminate())?;
-    // The mailer's own database; here it may be that of the orders.
-    let url = std::env::var("DATABASE_URL").map_err(|_| anyhow::anyhow!("DATABASE_URL is not set"))?;
-    let pool = Pool::builder(AsyncDieselConnectionManager::new(url)).build()?;
+    let settings = Settings::load(&LoadOptions::from_process())?;
+    // The mailer's own database, with the TLS and the secrets of the settings; here it may be that of the orders.
+    let pool = settings.database.pool::<AsyncPgConnection>(16)?;
     let mut conn = pool.get().await?;
     inbox::migrate(&mut conn).await?; // creates the inbox's table
     diesel::sql_query(TABLE).execute(&mut conn).await?;
     drop(conn);
 
-    let settings = Settings::load(&LoadOptions::from_process())?;
     let consumer = OutboxConsumer::builder(settings, "mailer")
         .subscribe(Subscribe::typed::<OrderPlaced>("mailer", Mailer(pool).start().recipient()))
         .start()
