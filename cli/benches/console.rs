@@ -49,6 +49,13 @@ const PAGES: &[&str] = &[
     "/events?search=order-77",
     "/events?key=customer-77",
     "/events?backend=nowhere&order=oldest",
+    "/?range=day",
+    "/?range=month",
+    "/?range=hour&backend=default",
+    "/?range=day&backend=rare",
+    "/?range=month&backend=nowhere",
+    "/consumers",
+    "/audit",
 ];
 
 const EVENTS: u32 = 2_000_000;

@@ -5,6 +5,7 @@ mod consumers;
 mod history;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use actix_outbox::Settings;
 use actix_outbox::admin::{
@@ -16,6 +17,9 @@ use self::history::History;
 use super::arguments::Format;
 use super::backends;
 use super::output::{self, time};
+
+/// How long a backend may take to list its streams.
+const LIMIT: Duration = Duration::from_secs(15);
 
 /// Show the number of events, due events, workers, handlers, orphaned fields next to the streams, and what consumers have not
 /// handled.
@@ -45,7 +49,7 @@ pub(super) async fn run(args: &Args, admin: &OutboxAdmin, settings: &Settings) -
             Err(error) => tracing::warn!("{error:#}"),
         }
     }
-    for (name, streams) in admin.streams().await {
+    for (name, streams) in admin.streams(LIMIT).await {
         match streams {
             Ok(streams) => status.set_streams(&name, streams),
             Err(error) => tracing::warn!("{error:#}"),

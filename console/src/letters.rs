@@ -1,7 +1,10 @@
 //! Dead letters of consumers: what pages and API ask for.
 
+use std::time::Duration;
+
 use actix_outbox::{ConsumerStatus, DeadLetters, LetterId, LettersChanged, OutboxAdmin, Settings, SystemError};
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use super::request_info::Author;
@@ -33,9 +36,12 @@ pub(crate) enum Letters {
     All,
 }
 
-/// The consumers of the settings, one after the other.
-pub(crate) async fn consumers(settings: &Settings) -> Vec<Consumer> {
-    let asked = settings.consumers.keys().map(async |name| (name.clone(), ConsumerStatus::of(settings, name).await));
+/// The consumers of the settings. Each server has this time to answer, and none waits for another.
+pub(crate) async fn consumers(settings: &Settings, limit: Duration) -> Vec<Consumer> {
+    let asked = settings.consumers.keys().map(async |name| {
+        let status = timeout(limit, ConsumerStatus::of(settings, name)).await;
+        (name.clone(), status.unwrap_or_else(|_| Err(SystemError::Source(format!("no answer within {limit:?}")))))
+    });
     futures_util::future::join_all(asked).await
 }
 

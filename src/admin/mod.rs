@@ -162,11 +162,13 @@ impl OutboxAdmin {
     }
 
     /// How long published events waited, from a sample of those that the table still has. An event that names no backend is
-    /// one of the default publisher.
+    /// one of the default publisher, also if the query asks for that publisher's events.
     ///
     /// # Errors
     /// Errors of the database.
-    pub async fn waits(&self, query: WaitQuery) -> Result<Vec<Wait>> {
+    pub async fn waits(&self, mut query: WaitQuery) -> Result<Vec<Wait>> {
+        let lanes = query.backends.iter().flat_map(|backend| self.settings.lanes_of(backend));
+        query.backends = lanes.map(str::to_owned).collect();
         let mut waits = self.store.sample_waits(query).await?;
         if let Ok(default) = self.settings.default_publisher() {
             for wait in waits.iter_mut().filter(|wait| wait.backend.is_empty()) {

@@ -13,7 +13,7 @@ use crate::settings::{PublisherSettings, Settings};
 use crate::store::{Store, WorkerRow};
 
 /// How long to wait for a backend.
-pub(super) const LIMIT: Duration = Duration::from_secs(15);
+const LIMIT: Duration = Duration::from_secs(15);
 
 /// Events in one query.
 const PAGE: usize = 1_000;

@@ -293,7 +293,7 @@ pub(crate) trait AdminStore: Send + Sync {
     /// Outcomes of events since this long ago, in the order of time.
     async fn history(&self, span: Resolution, since: Duration) -> Result<Vec<HistoryBucket>>;
 
-    /// How long published events waited. Reads at most the rows that it asks for.
+    /// How long published events waited. Reads no more rows than the query allows.
     async fn sample_waits(&self, query: WaitQuery) -> Result<Vec<Wait>>;
 }
 

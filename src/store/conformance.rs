@@ -260,6 +260,7 @@ macro_rules! instantiate {
                 history::what_became_of_events_is_added_up_by_minute_and_by_hour,
                 history::history_ends_after_a_day_by_minute_and_thirty_by_hour,
                 waits::a_sample_of_waits_has_the_first_published_events_of_each_period,
+                waits::a_rare_backend_has_a_sample_of_its_own_next_to_a_frequent_one,
                 inbox::the_inbox_is_made_alone_and_once,
                 inbox::the_outbox_does_not_need_an_inbox_and_leaves_one_alone,
                 inbox::a_table_of_another_shape_is_no_inbox,

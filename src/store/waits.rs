@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 /// A sample of the published events: the first `each` of those that were created in each of `periods` periods.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaitQuery {
     /// When the first period begins.
     pub from: DateTime<Utc>,
@@ -15,12 +15,23 @@ pub struct WaitQuery {
     pub periods: u16,
     /// The most events of a period.
     pub each: u16,
+    /// Only events with one of these values of `publisher_backend`; empty: all events.
+    pub backends: Vec<String>,
+    /// With `backends`: the most events of a period that are read to find those of the sample.
+    pub most_read: u32,
+}
+
+impl WaitQuery {
+    /// The most events of a period that are read.
+    pub(crate) fn limit(&self) -> i64 {
+        if self.backends.is_empty() { i64::from(self.each) } else { i64::from(self.most_read) }
+    }
 }
 
 #[cfg(any(feature = "mysql", feature = "sqlite"))]
 impl WaitQuery {
     /// The begin and the end of each period in microseconds since 1970.
-    pub(crate) fn bounds(self) -> impl Iterator<Item = (i64, i64)> {
+    pub(crate) fn bounds(&self) -> impl Iterator<Item = (i64, i64)> + use<> {
         let from = self.from.timestamp_micros();
         let period = i64::try_from(self.period.as_micros()).unwrap_or(i64::MAX);
         let at = move |n: u16| from.saturating_add(period.saturating_mul(i64::from(n)));

@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use ureq::http::{Method, Request};
@@ -52,11 +52,16 @@ impl Said {
 
 impl Console {
     pub(crate) async fn open(test: &TestOutbox, settings: &str) -> Self {
+        let open: &[&str] = if settings.contains("secret") { &[] } else { &["--insecure-no-secret"] };
+        Self::serve(test, &with(test, settings), open).await
+    }
+
+    /// The console of a file with settings.
+    pub(crate) async fn serve(test: &TestOutbox, settings: &Path, arguments: &[&str]) -> Self {
         let port = free_port();
         let address = format!("127.0.0.1:{port}");
-        let open: &[&str] = if settings.contains("secret") { &[] } else { &["--insecure-no-secret"] };
-        let mut program = test.outbox(&with(test, settings), &["web", "--http", &address]);
-        let mut program = Running::spawn(program.args(open));
+        let mut program = test.outbox(settings, &["web", "--http", &address]);
+        let mut program = Running::spawn(program.args(arguments));
         eventually("the console is served", PATIENCE, async || {
             assert!(program.is_running(), "{}", program.stderr());
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()

@@ -105,6 +105,71 @@ async fn the_page_of_an_event_says_what_its_consumer_groups_have_done_with_it() 
 }
 
 #[tokio::test]
+async fn a_dead_letter_is_retried_by_the_consumer_that_reads_its_stream() {
+    let test = TestOutbox::new().await;
+    // Two consumers have one group; the first reads another publisher.
+    let settings = "[publishers.audit]\nbackend = \"redis_stream\"\nurl = \"redis://127.0.0.1:1\"\nstream_name = \"audit\"\n\
+        [consumers.auditor]\nsource = \"audit\"\ngroup = \"mail\"\n";
+    let mailer = "[consumers.mailer]\nsource = \"default\"\ngroup = \"mail\"\nmax_deliveries = 1\n";
+    let console = Console::open(&test, &format!("{settings}{mailer}{}", secrets())).await;
+    let other = Console::open(&test, &format!("{settings}{}", secrets())).await;
+    test.insert(1, 1).await;
+    test.drain(&test.settings().write()).await;
+    let id = test.event_ids().await[0].clone();
+    let path = test.settings().worker(mailer).write();
+    let mut failing = std::process::Command::new(env!("CARGO_BIN_EXE_outbox"));
+    failing.env("OUTBOX_CONFIG", &path).args(["consume", "mailer", "--exec", "false"]);
+    let failing = Running::spawn(&mut failing);
+    let page = |console: &Console| console.get(&format!("/events/{id}"), &console.sign_in(OPERATOR)).body;
+    let cookie = console.sign_in(OPERATOR);
+    let open = || console.get(&format!("/events/{id}"), &cookie).body;
+    eventually("it is a dead letter", PATIENCE, async || open().contains("dead letter")).await;
+    drop(failing);
+    let body = open();
+    assert!(body.contains("name=\"consumer\" value=\"mailer\""), "{body}");
+    assert!(!body.contains("value=\"auditor\""), "{body}");
+    let groups = console.api("GET", &format!("/events/{id}/groups"), READER, None).json();
+    assert_eq!(groups["groups"]["groups"][0]["configured_as"], "mailer", "{groups}");
+    // Without a consumer that reads the stream there is no button.
+    let body = page(&other);
+    assert!(body.contains("dead letter"), "{body}");
+    assert!(buttons(&body, "Consumer groups", "</table>").is_empty(), "{body}");
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_hides_no_other_part_of_the_page_of_consumers() {
+    let test = TestOutbox::new().await;
+    // It accepts connections, and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let name = test.stream_name().to_owned();
+    let slow = format!(
+        "backend = \"redis_stream\"\nurl = \"redis://127.0.0.1:{port}\"\nsocket_timeout = \"20s\"\nconnect_timeout = \"20s\""
+    );
+    let settings = format!(
+        "[publishers.slow]\n{slow}\nstream_name = \"slow.{{type}}\"\n\
+         [publishers.plain]\n{slow}\nstream_name = \"plain\"\n\
+         [consumers.lagging]\nsource = \"plain\"\nsocket_timeout = \"20s\"\nconnect_timeout = \"20s\"\n\
+         [consumers.mailer]\nsource = \"default\"\n{}",
+        secrets()
+    );
+    let templated = |path: std::path::PathBuf| {
+        let text = std::fs::read_to_string(path).unwrap();
+        test.file(&text.replace(&format!("stream_name = \"{name}\""), &format!("stream_name = \"{name}.{{type}}\"")))
+    };
+    insert(&test, &[("event_type", "'placed'"), ("source", "'s'"), ("scheduled_at", "now() - interval '1 minute'")])
+        .await;
+    test.drain(&templated(test.settings().write())).await;
+    let console = Console::serve(&test, &templated(test.settings().worker(&settings).write()), &[]).await;
+    let began = std::time::Instant::now();
+    let page = console.get("/consumers", &console.sign_in(READER)).body;
+    assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());
+    for text in ["default: 1 stream", "Group mailer", "Consumer lagging: ", "Publisher slow: ", "no answer within 3s"] {
+        assert!(page.contains(text), "{text}: {page}");
+    }
+}
+
+#[tokio::test]
 async fn streams_that_a_template_made_are_listed() {
     let test = TestOutbox::new().await;
     let name = test.stream_name().to_owned();
@@ -122,12 +187,8 @@ async fn streams_that_a_template_made_are_listed() {
         .await;
     }
     test.drain(&settings).await;
-    let port = crate::support::free_port();
     let served = test.file(&format!("{templated}\n{}\n", secrets()));
-    let address = format!("127.0.0.1:{port}");
-    let program = Running::spawn(&mut test.outbox(&served, &["web", "--http", &address]));
-    eventually("the console is served", PATIENCE, async || std::net::TcpStream::connect(&address).is_ok()).await;
-    let console = Console { program, port };
+    let console = Console::serve(&test, &served, &[]).await;
     let page = console.get("/consumers", &console.sign_in(READER)).body;
     assert!(page.contains("default: 2 streams"), "{page}");
     for kind in ["placed", "shipped"] {
@@ -177,4 +238,27 @@ async fn an_open_page_asks_for_one_part_at_a_time() {
     assert_eq!([has(&part("live")), has(&part("charts"))], [[true, false], [false, true]]);
     assert_eq!(has(&console.get("/", &cookie).body), [true, true]);
     assert_eq!(console.get("/?range=year", &cookie).status, 400);
+}
+
+#[tokio::test]
+async fn the_charts_of_a_rare_backend_show_its_own_events() {
+    let test = TestOutbox::new().await;
+    // In one minute a hundred of the frequent backend come before one of the rare one.
+    let sql = "INSERT INTO outbox_events (id, event_type, source, status, publisher_backend, created_at, scheduled_at, published_at)
+        SELECT gen_random_uuid(), 't', 's', 'published', CASE WHEN n = 100 THEN 'rare' ELSE 'default' END, at, at, at + interval '3 seconds'
+        FROM generate_series(0, 100) n, LATERAL (SELECT date_trunc('minute', now()) - interval '5 minutes' + n * interval '100 milliseconds') t(at)";
+    test.sql().await.batch_execute(sql).await.unwrap();
+    let console = Console::open(&test, &secrets()).await;
+    let cookie = console.sign_in(READER);
+    for (backend, caption) in [("rare", "of this backend among the first 10,000"), ("default", "of this backend")] {
+        eventually("the latency is drawn", PATIENCE, async || {
+            let page = console.get(&format!("/?backend={backend}"), &cookie).body;
+            page.contains("median up to 3.0 s") && page.contains(caption)
+        })
+        .await;
+    }
+    eventually("a backend without events has none", PATIENCE, async || {
+        console.get("/?backend=nowhere", &cookie).body.contains("No published event of this time")
+    })
+    .await;
 }

@@ -1,5 +1,7 @@
 //! Consumers and their dead letters.
 
+use std::time::Duration;
+
 use actix_outbox::admin::EventGroups;
 use actix_outbox::{ConsumerStatus, DeadLetters, LetterFacts, LetterId, OutboxAdmin, Settings, SystemError};
 use actix_web::http::StatusCode;
@@ -23,6 +25,9 @@ impl From<SystemError> for Problem {
     }
 }
 
+/// How long a request waits for the server of a consumer.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 /// A consumer of the settings.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Consumer {
@@ -38,7 +43,7 @@ pub(super) struct Consumer {
 /// The consumers of the console's settings, with what they have not handled.
 #[utoipa::path(get, path = "/consumers", responses((status = 200, body = Vec<Consumer>), Refused))]
 pub(super) async fn consumers(settings: web::Data<Settings>) -> web::Json<Vec<Consumer>> {
-    let all = letters::consumers(&settings).await.into_iter().map(|(name, status)| match status {
+    let all = letters::consumers(&settings, PATIENCE).await.into_iter().map(|(name, status)| match status {
         Ok(status) => Consumer { name, status: Some(status), problem: None },
         Err(error) => Consumer { name, status: None, problem: Some(error.to_string()) },
     });

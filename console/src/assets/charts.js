@@ -85,7 +85,8 @@ const enableCharts = () => {
   for (const plot of document.querySelectorAll(".plot")) {
     plot.tabIndex = 0;
     plot.setAttribute("role", "group");
-    plot.setAttribute("aria-label", "Chart; arrow keys show its values");
+    const title = plot.closest("figure").querySelector("h3").textContent;
+    plot.setAttribute("aria-label", `Chart of ${title}; arrow keys show its values`);
   }
 };
 enableCharts();

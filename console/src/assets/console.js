@@ -1,8 +1,10 @@
 "use strict";
 // All pages work without these scripts; they add convenience.
 
-// Browsers may refuse to store anything.
+// Browsers may refuse to store anything; then a choice holds for this page alone.
+const unstored = new Map();
 const stored = (key) => {
+  if (unstored.has(key)) return unstored.get(key);
   try {
     return localStorage.getItem(key);
   } catch {
@@ -13,7 +15,7 @@ const store = (key, value) => {
   try {
     localStorage.setItem(key, value);
   } catch {
-    // It holds for this page alone.
+    unstored.set(key, value);
   }
 };
 
@@ -21,7 +23,6 @@ document.addEventListener("change", (event) => {
   if (event.target.matches("[data-all]")) {
     for (const box of document.querySelectorAll("input[name=id]")) box.checked = event.target.checked;
   }
-  if (event.target.matches("form[data-submit] select")) event.target.form.requestSubmit();
 });
 
 // No refresh of a part that has the focus or the pointer on a chart, of a page with a selection, or of a hidden page.

@@ -13,24 +13,38 @@ const copyText = async (text) => {
   if (!isCopied) throw new Error("the browser does not allow it");
 };
 
+// Says the outcome to readers who do not see the button.
+const outcome = document.createElement("p");
+outcome.className = "unseen";
+outcome.id = "copied";
+outcome.setAttribute("role", "status");
+document.body.append(outcome);
+
+const copyButton = (source) => {
+  const what = source.id || source.textContent.slice(0, 60);
+  const button = Object.assign(document.createElement("button"), { type: "button", className: "copy" });
+  const label = Object.assign(document.createElement("span"), { textContent: "Copy" });
+  // What it copies is a part of its name; what is seen is said as well.
+  button.append(label, Object.assign(document.createElement("span"), { className: "unseen", textContent: ` ${what}` }));
+  const say = (word) => {
+    label.textContent = word;
+    outcome.textContent = word === "Copy" ? "" : `${word} ${what}`;
+  };
+  button.addEventListener("click", async () => {
+    try {
+      await copyText(source.textContent);
+      say("Copied");
+    } catch {
+      say("Not copied");
+    }
+    setTimeout(() => say("Copy"), 2000);
+  });
+  return button;
+};
+
 const addCopyButtons = () => {
   for (const source of document.querySelectorAll("[data-copy]")) {
-    if (source.nextElementSibling?.matches("button.copy")) continue;
-    const button = document.createElement("button");
-    button.type = "button";
-    button.className = "copy";
-    button.textContent = "Copy";
-    button.setAttribute("aria-label", `Copy ${source.id || source.textContent.slice(0, 60)}`);
-    button.addEventListener("click", async () => {
-      try {
-        await copyText(source.textContent);
-        button.textContent = "Copied";
-      } catch {
-        button.textContent = "Not copied";
-      }
-      setTimeout(() => { button.textContent = "Copy"; }, 2000);
-    });
-    source.after(button);
+    if (!source.nextElementSibling?.matches("button.copy")) source.after(copyButton(source));
   }
 };
 addCopyButtons();

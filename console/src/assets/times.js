@@ -12,11 +12,30 @@ const partsOf = (date) =>
     ? [date.getUTCFullYear(), date.getUTCMonth() + 1, date.getUTCDate(), date.getUTCHours(), date.getUTCMinutes(), date.getUTCSeconds()]
     : [date.getFullYear(), date.getMonth() + 1, date.getDate(), date.getHours(), date.getMinutes(), date.getSeconds()];
 
+// Whether the reader's clock shows this time twice, because it is set back.
+const comesTwice = (date) => {
+  const offset = date.getTimezoneOffset();
+  const day = 24 * 60 * 60 * 1000;
+  return [-day, day].some((distance) => {
+    const other = new Date(date.getTime() + distance).getTimezoneOffset();
+    const twin = new Date(date.getTime() + (other - offset) * 60 * 1000);
+    return other !== offset && twin.getTimezoneOffset() === other;
+  });
+};
+
+// The distance of the reader's clock from UTC.
+const offsetOf = (date) => {
+  const minutes = -date.getTimezoneOffset();
+  const size = Math.abs(minutes);
+  return `${minutes < 0 ? "-" : "+"}${pad(Math.floor(size / 60))}:${pad(size % 60)}`;
+};
+
 const shown = (date, kind) => {
   const [year, month, day, hour, minute, second] = partsOf(date).map(pad);
-  if (kind === "clock") return `${hour}:${minute}`;
+  const zone = isUtc() || !comesTwice(date) ? "" : offsetOf(date);
+  if (kind === "clock") return `${hour}:${minute}${zone}`;
   if (kind === "day") return `${month}-${day}`;
-  return `${year}-${month}-${day} ${hour}:${minute}:${second}${isUtc() ? " UTC" : ""}`;
+  return `${year}-${month}-${day} ${hour}:${minute}:${second}${isUtc() ? " UTC" : zone && ` ${zone}`}`;
 };
 
 const showTimes = (root) => {
@@ -34,13 +53,20 @@ const showFields = () => {
     if (Number.isNaN(date.getTime())) continue;
     const [year, month, day, hour, minute, second] = partsOf(date).map(pad);
     field.value = `${year}-${month}-${day}T${hour}:${minute}:${second}`;
+    field.dataset.shown = field.value;
   }
+};
+
+// What a field says, in UTC. A field that the reader did not change says what it said before, also in an hour that comes twice.
+const utcOf = (field) => {
+  if (field.value === field.dataset.shown) return field.dataset.utc;
+  const date = new Date(isUtc() ? `${field.value}Z` : field.value);
+  return Number.isNaN(date.getTime()) ? field.value : date.toISOString().slice(0, 19);
 };
 
 document.addEventListener("formdata", (event) => {
   for (const field of event.target.querySelectorAll("input[data-utc]")) {
-    const date = new Date(isUtc() ? `${field.value}Z` : field.value);
-    if (field.value && !Number.isNaN(date.getTime())) event.formData.set(field.name, date.toISOString().slice(0, 19));
+    event.formData.set(field.name, utcOf(field));
   }
   // Addresses have only the fields that say something.
   if (event.target.matches("[data-tidy]")) {
@@ -55,6 +81,7 @@ const showZone = () => {
   button.type = "button";
   button.textContent = isUtc() ? "Show my time zone" : "Show UTC";
   button.addEventListener("click", () => {
+    for (const field of document.querySelectorAll("input[data-utc]")) field.dataset.utc = utcOf(field);
     store(ZONE_KEY, isUtc() ? "local" : "utc");
     showTimes(document);
     showFields();

@@ -7,11 +7,12 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::chart::{Chart, Series, Unit};
+use super::format::number;
 use super::layout::PageLayout;
 use crate::requests::text;
 use crate::responses::Overview;
 use crate::single_flight::CachedValue;
-use crate::timeline::{Period, SAMPLED, TimeRange, Timeline};
+use crate::timeline::{MOST_READ, Period, SAMPLED, TimeRange, Timeline};
 
 /// Which charts an address asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -76,7 +77,7 @@ fn selection(layout: &PageLayout, query: &ChartQuery, overview: Option<&Overview
                 }
             }
             @if backends.len() > 1 || query.backend.is_some() {
-                form class="choice" method="get" action=(layout.link("/")) data-submit {
+                form class="choice" method="get" action=(layout.link("/")) {
                     input type="hidden" name="range" value=(query.range.name());
                     label { "Backend"
                         select name="backend" {
@@ -104,7 +105,7 @@ fn oldest_due(overview: &Overview, backend: Option<&str>) -> Option<DateTime<Utc
 
 fn charts(query: &ChartQuery, timeline: &Timeline, overview: Option<&Overview>) -> [Chart; 3] {
     let backend = query.backend.as_deref();
-    let periods = timeline.periods(backend, overview.and_then(|overview| oldest_due(overview, backend)));
+    let periods = timeline.periods(overview.and_then(|overview| oldest_due(overview, backend)));
     let series = |name, class, value: fn(&Period) -> Option<f64>| Series {
         name,
         class,
@@ -113,6 +114,10 @@ fn charts(query: &ChartQuery, timeline: &Timeline, overview: Option<&Overview>) 
     let from = periods.first().map(|period| period.began_at).unwrap_or_default();
     let (step, _) = timeline.range().periods();
     let (_, period) = title(timeline.range());
+    let among = match backend {
+        Some(_) => format!("of this backend among the first {} that were", number(MOST_READ)),
+        None => "that were".to_owned(),
+    };
     [
         Chart {
             id: "throughput",
@@ -136,7 +141,7 @@ fn charts(query: &ChartQuery, timeline: &Timeline, overview: Option<&Overview>) 
             id: "latency",
             title: "Latency",
             caption: format!(
-                "From the time when an event was due until it was published: of up to {SAMPLED} published events that were \
+                "From the time when an event was due until it was published: of up to {SAMPLED} published events {among} \
                  created in the same {period}. A replayed event counts from its first time."
             ),
             unit: Unit::Seconds,

@@ -9,7 +9,6 @@ use actix_outbox::{
 };
 use actix_web::{HttpRequest, web};
 use maud::{Markup, html};
-use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::error::{PageError, PageResult};
@@ -19,7 +18,7 @@ use crate::auth::{AccessError, CSRF_FIELD};
 use crate::letters::{self, LetterAction, Letters, MOST, PAGE};
 use crate::request_info::Author;
 
-/// How long a page waits for the streams of publishers.
+/// How long a page waits for each consumer's server, and for each publisher's.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// More streams of one publisher are folded.
@@ -33,7 +32,7 @@ pub(super) async fn show(
     settings: web::Data<Settings>,
     admin: web::Data<OutboxAdmin>,
 ) -> PageResult {
-    let (consumers, streams) = tokio::join!(letters::consumers(&settings), timeout(PATIENCE, admin.streams()));
+    let (consumers, streams) = tokio::join!(letters::consumers(&settings, PATIENCE), admin.streams(PATIENCE));
     let content = html! {
         h1 { "Consumers" }
         p class="soft" { "What the consumers of this console's settings have not handled." }
@@ -44,34 +43,26 @@ pub(super) async fn show(
             }
         }
         @for (name, status) in &consumers { (consumer(&layout, name, status)) }
-        (streams_of_publishers(streams.ok()))
+        (streams_of_publishers(&streams))
     };
     Ok(layout.page("Consumers", "/consumers", &content))
 }
 
-/// The streams of publishers that have several; none: reading them takes too long.
-fn streams_of_publishers(publishers: Option<BTreeMap<String, Result<Vec<String>, AdminError>>>) -> Markup {
+/// The streams of publishers that have several.
+fn streams_of_publishers(publishers: &BTreeMap<String, Result<Vec<String>, AdminError>>) -> Markup {
     html! {
-        @match publishers {
-            None => {
-                h2 { "Streams of publishers" }
-                p class="notice" role="status" { "Reading the streams takes longer than " (PATIENCE.as_secs()) " s; reload the page to try again." }
-            }
-            Some(publishers) => {
-                @if !publishers.is_empty() {
-                    h2 { "Streams of publishers" }
-                    p class="soft" { "Of publishers with partitions, or with placeholders in their stream's name: those that events went to." }
-                }
-                @for (name, streams) in &publishers {
-                    @match streams {
-                        Err(error) => p class="notice" role="status" { (error) },
-                        Ok(streams) => {
-                            details open[streams.len() <= FEW_STREAMS] {
-                                summary { (name) ": " (number(streams.len() as u64)) @if streams.len() == 1 { " stream" } @else { " streams" } }
-                                @if streams.is_empty() { p class="soft" { "No event went to any yet." } }
-                                ul class="streams" { @for stream in streams { li { code { (shortened(stream)) } } } }
-                            }
-                        }
+        @if !publishers.is_empty() {
+            h2 { "Streams of publishers" }
+            p class="soft" { "Of publishers with partitions, or with placeholders in their stream's name: those that events went to." }
+        }
+        @for (name, streams) in publishers {
+            @match streams {
+                Err(error) => (problem(&format!("Publisher {name}"), error)),
+                Ok(streams) => {
+                    details open[streams.len() <= FEW_STREAMS] {
+                        summary { (name) ": " (number(streams.len() as u64)) @if streams.len() == 1 { " stream" } @else { " streams" } }
+                        @if streams.is_empty() { p class="soft" { "No event went to any yet." } }
+                        ul class="streams" { @for stream in streams { li { code { (shortened(stream)) } } } }
                     }
                 }
             }
@@ -79,11 +70,16 @@ fn streams_of_publishers(publishers: Option<BTreeMap<String, Result<Vec<String>,
     }
 }
 
+/// Why a part of the page is missing.
+fn problem(of: &str, error: &dyn std::fmt::Display) -> Markup {
+    html! { p class="notice bad" role="status" { (of) ": " (shortened(&error.to_string())) ". Reload the page to try again." } }
+}
+
 fn consumer(layout: &PageLayout, name: &str, status: &Result<ConsumerStatus, SystemError>) -> Markup {
     html! {
         h2 { (name) }
         @match status {
-            Err(error) => p class="notice" role="status" { (error) },
+            Err(error) => (problem(&format!("Consumer {name}"), error)),
             Ok(status) if status.streams.is_empty() => {
                 p class="notice" role="status" {
                     "Group " (status.group) ": none of its streams exists yet. A stream begins with the first event that a worker sends to it."

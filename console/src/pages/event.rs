@@ -20,8 +20,6 @@ use crate::data::MOST_INLINE;
 use crate::queries;
 use crate::request_info::is_refresh;
 use crate::responses::{Detail, EventState};
-#[cfg(feature = "consumer")]
-use actix_outbox::Settings;
 use actix_outbox::{OutboxAdmin, OutboxEvent, Status};
 
 const NO_UUID: &str = "No event has this id: it is not a valid UUID.";
@@ -29,7 +27,6 @@ const NO_UUID: &str = "No event has this id: it is not a valid UUID.";
 pub(super) async fn show(
     layout: PageLayout,
     admin: web::Data<OutboxAdmin>,
-    #[cfg(feature = "consumer")] settings: web::Data<Settings>,
     traces: web::Data<TraceUrl>,
     id: web::Path<String>,
     request: HttpRequest,
@@ -54,7 +51,7 @@ pub(super) async fn show(
         _ => None,
     };
     #[cfg(feature = "consumer")]
-    let groups = html! { @if let Ok(Some(found)) = &groups { (groups::show(&layout, &settings, found)) } };
+    let groups = html! { @if let Ok(Some(found)) = &groups { (groups::show(&layout, found)) } };
     #[cfg(not(feature = "consumer"))]
     let groups = html! {};
     let content = html! {

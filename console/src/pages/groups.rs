@@ -1,13 +1,12 @@
 //! What the consumer groups of an event's stream have done with it.
 
-use actix_outbox::Settings;
 use actix_outbox::admin::{EventGroup, EventGroups, GroupState};
 use maud::{Markup, html};
 
 use super::format::{number, prose, shortened, time};
 use super::layout::PageLayout;
 
-pub(super) fn show(layout: &PageLayout, settings: &Settings, found: &EventGroups) -> Markup {
+pub(super) fn show(layout: &PageLayout, found: &EventGroups) -> Markup {
     html! {
         h2 { "Consumer groups" }
         @if let Some(problem) = &found.problem {
@@ -32,14 +31,14 @@ pub(super) fn show(layout: &PageLayout, settings: &Settings, found: &EventGroups
                         th scope="col" { "State" }
                         th scope="col" { "Details" }
                     } }
-                    tbody { @for group in &found.groups { (row(layout, settings, group)) } }
+                    tbody { @for group in &found.groups { (row(layout, group)) } }
                 }
             }
         }
     }
 }
 
-fn row(layout: &PageLayout, settings: &Settings, EventGroup { group, state, .. }: &EventGroup) -> Markup {
+fn row(layout: &PageLayout, EventGroup { group, configured_as, state, .. }: &EventGroup) -> Markup {
     let (class, name) = match state {
         GroupState::Acknowledged => ("ok", "acknowledged"),
         GroupState::Pending { .. } => ("retry", "pending"),
@@ -58,7 +57,7 @@ fn row(layout: &PageLayout, settings: &Settings, EventGroup { group, state, .. }
                     }
                     GroupState::Dead { letter, deliveries, error } => {
                         "After delivery " (number(*deliveries)) ": " (prose(error))
-                        (retry(layout, settings, group, letter))
+                        (retry(layout, configured_as.as_deref(), letter))
                     }
                     GroupState::Retried => "An operator has retried its dead letter; it waits for the group.",
                     GroupState::Acknowledged => "Or the group began behind it.",
@@ -69,12 +68,10 @@ fn row(layout: &PageLayout, settings: &Settings, EventGroup { group, state, .. }
     }
 }
 
-/// The button for a dead letter, if the settings have a consumer of its group.
-fn retry(layout: &PageLayout, settings: &Settings, group: &str, letter: &str) -> Markup {
-    let mut consumers = settings.consumers.iter();
-    let consumer = consumers.find(|(name, consumer)| consumer.group.as_ref().unwrap_or(*name) == group);
+/// The button for a dead letter, if the settings have the consumer that it is one of.
+fn retry(layout: &PageLayout, consumer: Option<&str>, letter: &str) -> Markup {
     html! {
-        @if let Some((consumer, _)) = consumer.filter(|_| layout.may_change()) {
+        @if let Some(consumer) = consumer.filter(|_| layout.may_change()) {
             form class="actions" method="get" action=(layout.link("/consumers/confirm")) {
                 input type="hidden" name="consumer" value=(consumer);
                 input type="hidden" name="id" value=(letter);

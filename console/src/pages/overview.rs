@@ -37,7 +37,7 @@ pub(super) async fn show(
     }
     let counted = || live(&layout, overview.as_ref(), failure.as_deref());
     let charts = async || {
-        let timeline = timelines.get(&admin, query.range, PATIENCE).await;
+        let timeline = timelines.get(&admin, query.range, query.backend.as_deref(), PATIENCE).await;
         charts::section(&layout, &query, &timeline, overview.as_ref())
     };
     // An open page asks for its parts one by one.

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::sentence::{sentence, time};
 use crate::admin::{OutboxAdmin, Result};
+use crate::backend::redis::source::glob::glob_matches;
 use crate::backend::redis::source::groups::{EntryState, FoundEntry, StreamGroups};
 use crate::backend::redis::stream::streams::stream_of;
 use crate::event::OutboxEvent;
@@ -38,6 +39,9 @@ pub struct EventGroups {
 pub struct EventGroup {
     /// The group.
     pub group: String,
+    /// The name under `[consumers]` of the consumer that reads the stream in this group, if its `source` is the event's publisher.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub configured_as: Option<String>,
     /// What it has done.
     #[serde(flatten)]
     pub state: GroupState,
@@ -93,8 +97,30 @@ impl OutboxAdmin {
         let Some(stream) = stream_of(publisher, &event) else { return Ok(None) };
         let asked = tokio::time::timeout(LIMIT, find(&self.settings, (name, publisher), &stream, &event, at)).await;
         let found = asked.unwrap_or_else(|_| Err(format!("Redis: no answer within {LIMIT:?}")));
-        Ok(Some(EventGroups::new(stream, found)))
+        let mut groups = EventGroups::new(stream, found);
+        for group in &mut groups.groups {
+            let consumer = consumer_of(&self.settings, name, &groups.stream, &group.group);
+            group.configured_as = consumer.map(|(name, _)| name.clone());
+        }
+        Ok(Some(groups))
     }
+}
+
+/// The consumer of the settings that reads a publisher's stream in this group.
+fn consumer_of<'a>(
+    settings: &'a Settings,
+    publisher: &str,
+    stream: &str,
+    group: &str,
+) -> Option<(&'a String, &'a ConsumerSettings)> {
+    let is_group = |(name, consumer): &(&String, &ConsumerSettings)| {
+        consumer.source.as_deref() == Some(publisher) && consumer.group.as_ref().unwrap_or(name) == group
+    };
+    // Without names it reads all streams of the publisher.
+    let reads = |(_, consumer): &(&String, &ConsumerSettings)| {
+        consumer.streams.is_empty() || consumer.streams.iter().any(|name| glob_matches(name, stream))
+    };
+    settings.consumers.iter().filter(is_group).find(reads)
 }
 
 async fn find(
@@ -105,12 +131,8 @@ async fn find(
     at: DateTime<Utc>,
 ) -> Result<Option<FoundEntry>, String> {
     let groups = StreamGroups::new(publisher, stream.to_owned())?;
-    let of_publisher = |consumer: &ConsumerSettings| consumer.source.as_deref() == Some(name);
     let letters = |group: &str| {
-        let reading = settings
-            .consumers
-            .iter()
-            .find(|(name, consumer)| of_publisher(consumer) && consumer.group.as_deref().unwrap_or(name) == group);
+        let reading = consumer_of(settings, name, stream, group);
         reading.map_or_else(|| ConsumerSettings::default().dead_letters, |(_, consumer)| consumer.dead_letters.clone())
     };
     groups.find(event, at, letters).await.map_err(|error| error.0)
@@ -122,7 +144,8 @@ impl EventGroups {
             Ok(Some(FoundEntry { id, groups })) => {
                 let millis = i64::try_from(id.millis).unwrap_or(i64::MAX);
                 let since = DateTime::from_timestamp_millis(millis).unwrap_or_default();
-                let group = |(group, state)| EventGroup { group, state: GroupState::new(state, since) };
+                let group =
+                    |(group, state)| EventGroup { group, configured_as: None, state: GroupState::new(state, since) };
                 let groups = groups.into_iter().map(group).collect();
                 Self { stream, entry: Some(id.to_string()), groups, problem: None }
             }
@@ -174,7 +197,7 @@ impl fmt::Display for EventGroups {
 
 impl fmt::Display for EventGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { group, state } = self;
+        let Self { group, state, .. } = self;
         match state {
             GroupState::Unread => write!(f, "Group {group} has not read it."),
             GroupState::Pending { since, consumer, deliveries } => write!(

@@ -164,6 +164,7 @@ instantiate! { @tests crate::store::mysql::fixture::MysqlFixture;
     history::what_became_of_events_is_added_up_by_minute_and_by_hour,
     history::history_ends_after_a_day_by_minute_and_thirty_by_hour,
     waits::a_sample_of_waits_has_the_first_published_events_of_each_period,
+    waits::a_rare_backend_has_a_sample_of_its_own_next_to_a_frequent_one,
     queue_position::an_event_stands_behind_the_pending_ones_of_its_lane_that_come_first,
     queue_position::those_before_an_event_are_counted_up_to_a_bound,
     queue_position::an_events_owner_is_who_has_a_lease_that_runs,

@@ -140,6 +140,6 @@ impl AdminStore for MysqlStore {
     }
 
     async fn sample_waits(&self, query: WaitQuery) -> Result<Vec<Wait>> {
-        on_session!(self.pool, "sample waits", |session| waits::sample(session, query))
+        on_session!(self.pool, "sample waits", |session| waits::sample(session, &query))
     }
 }

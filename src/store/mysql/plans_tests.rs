@@ -1,10 +1,13 @@
 //! R4: statements read few rows even of a table that was analysed when it was empty and then filled.
 
+use std::time::Duration;
+
+use chrono::Utc;
 use mysql_async::prelude::Queryable;
 
 use super::fixture::store_at;
-use crate::store::SchemaStore;
 use crate::store::conformance::hot_path::{ask_everything, ask_of_nothing, own_every_shard};
+use crate::store::{AdminStore, SchemaStore, WaitQuery};
 use crate::test_support::mysql::Server;
 
 const ROWS: u32 = 1_000_000;
@@ -68,5 +71,43 @@ async fn few_rows_are_read_of_a_table_that_was_filled_after_analyze() {
     for (rows, statement) in statements {
         let most = if statement.contains(" AS meant") { MOST_SEARCHED } else { MOST_READ };
         assert!(rows <= most, "{rows} rows: {statement}");
+    }
+}
+
+#[tokio::test]
+async fn a_sample_of_waits_is_one_statement_that_reads_no_more_than_it_may() {
+    let server = recording_server();
+    let database = server.database().await;
+    let store = store_at(&database.url);
+    store.migrate(&|_| ()).await.unwrap();
+    let mut connection = database.connect().await;
+    let fill = "INSERT INTO outbox_events (id, event_type, source, publisher_backend, status, created_at, updated_at, scheduled_at, published_at) \
+        WITH RECURSIVE numbers AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM numbers WHERE i < 12000), \
+            placed AS (SELECT i, UTC_TIMESTAMP(6) - INTERVAL i * 600000 MICROSECOND AS at FROM numbers) \
+        SELECT REPLACE(UUID(), '-', ''), 't', 's', IF(i % 50 = 0, 'rare', ''), 'published', at, at, at, at FROM placed";
+    connection.query_drop("SET max_recursive_iterations = 20000").await.unwrap();
+    connection.query_drop(fill).await.unwrap();
+    // Two hours, with a hundred events in each minute.
+    let sample = async |backends: &[&str], most_read: u32| {
+        let query = WaitQuery {
+            from: Utc::now() - Duration::from_secs(120 * 60),
+            period: Duration::from_secs(60),
+            periods: 120,
+            each: 20,
+            backends: backends.iter().map(|&name| name.to_owned()).collect(),
+            most_read,
+        };
+        store.sample_waits(query).await.unwrap().len()
+    };
+    for (backends, most_read, found, most_rows) in
+        [(&[][..], 0, 119 * 20..=120 * 20, 20_000), (&["rare"][..], 60, 110..=120 * 2, 120 * 60 * 4)]
+    {
+        connection.query_drop("TRUNCATE mysql.slow_log").await.unwrap();
+        let sampled = sample(backends, most_read).await;
+        assert!(found.contains(&sampled), "{sampled} of {backends:?}");
+        let read = "SELECT CAST(rows_examined AS unsigned) FROM mysql.slow_log \
+            WHERE db = DATABASE() AND sql_text LIKE '%due_at%outbox_events%' AND sql_text NOT LIKE '%slow_log%'";
+        let statements: Vec<u64> = connection.query(read).await.unwrap();
+        assert!(matches!(statements[..], [rows] if rows <= most_rows), "rows read by each statement: {statements:?}");
     }
 }

@@ -460,7 +460,7 @@ impl AdminStore for SqliteStore {
     }
 
     async fn sample_waits(&self, query: WaitQuery) -> Result<Vec<Wait>> {
-        self.reader.run("sample waits", move |connection| waits::sample(connection, query)).await
+        self.reader.run("sample waits", move |connection| waits::sample(connection, &query)).await
     }
 }
 

@@ -39,6 +39,12 @@ async fn a_chart_says_the_values_under_the_pointer_and_its_table_has_them_all() 
     browser.wait_count("figure.chart", 3).await;
     assert_eq!(browser.count("#throughput .y span").await, 3);
     assert_eq!(browser.count("#throughput .x time").await, 4);
+    // Each has a name of its own.
+    let names = "return [...document.querySelectorAll('.plot')].map((plot) => plot.getAttribute('aria-label'))";
+    let names = evaluate(&browser, names).await;
+    for (n, title) in ["Throughput", "Latency"].into_iter().enumerate() {
+        assert!(names[n].as_str().unwrap().contains(title), "{names}");
+    }
     // The keyboard moves from bar to bar: what it says is in the table.
     evaluate(&browser, "document.querySelector('#throughput .plot').focus()").await;
     press(&browser, &["ArrowLeft"]).await;
@@ -156,11 +162,105 @@ async fn data_is_folded_copied_and_its_numbers_stay_as_they_are() {
     let grant = json!({"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]});
     browser.chromium("Browser.grantPermissions", grant).await;
     browser.click("details.payload button.copy").await;
+    // Its name says what it copies, and then what is seen.
+    let name = "const [button] = document.querySelectorAll('details.payload button.copy'); \
+        return button.hasAttribute('aria-label') ? 'hidden by a label' : button.textContent";
     browser.wait_text("details.payload button.copy", "Copied").await;
+    assert_eq!(evaluate(&browser, name).await, "Copied data");
+    let said = "const said = document.querySelector('[role=status]#copied'); return said.textContent";
+    assert_eq!(evaluate(&browser, said).await, "Copied data");
+    crate::support::eventually("it can copy again", crate::support::PATIENCE, async || {
+        evaluate(&browser, name).await == "Copy data"
+    })
+    .await;
     let read = "const done = arguments[0]; navigator.clipboard.readText().then(done, (error) => done(String(error)))";
     let copied = browser.client.execute_async(read, Vec::new()).await.unwrap();
     let copied = copied.as_str().unwrap();
     assert!(copied.contains("\"exact\": 1.10") && copied.contains("\"big\": 12345678901234567890"), "{copied}");
     assert_eq!(copied.lines().count(), 66, "{copied}");
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn the_hour_that_comes_twice_is_told_apart() {
+    let test = TestOutbox::new().await;
+    let at = |time: &str| format!("'2026-10-25 {time}+00'::timestamptz");
+    for time in ["00:30:00", "01:30:00", "02:30:00"] {
+        let time = at(time);
+        insert(&test, &[("event_type", "'t'"), ("source", "'s'"), ("created_at", time.as_str())]).await;
+    }
+    let (_console, address, browser) = open(&test).await;
+    browser.chromium("Emulation.setTimezoneOverride", json!({"timezoneId": "Europe/Berlin"})).await;
+    let list = format!("{address}/events?order=oldest&since=2026-10-25T01:30:00&until=2026-10-25T03:00:00");
+    for (since, expected) in [
+        (
+            "2026-10-25T00:00:00",
+            vec!["2026-10-25 02:30:00 +02:00", "2026-10-25 02:30:00 +01:00", "2026-10-25 03:30:00"],
+        ),
+        ("2026-10-25T01:30:00", vec!["2026-10-25 02:30:00 +01:00", "2026-10-25 03:30:00"]),
+    ] {
+        browser.client.goto(&list.replace("2026-10-25T01:30:00", since)).await.unwrap();
+        browser.wait_count("tbody tr", expected.len()).await;
+        let times = "return [...document.querySelectorAll('tbody time')].map((time) => time.textContent)";
+        assert_eq!(evaluate(&browser, times).await, json!(expected));
+    }
+    // A field that the reader left alone means the same hour as before.
+    browser.click("form[role=search] button").await;
+    browser.wait_count("tbody tr", 2).await;
+    let url = browser.client.current_url().await.unwrap();
+    assert!(url.query().unwrap().contains("since=2026-10-25T01%3A30%3A00"), "{url}");
+    browser.click("#zone button").await;
+    browser.wait_text("tbody time", "2026-10-25 01:30:00 UTC").await;
+    assert_eq!(evaluate(&browser, "return document.querySelector('[name=since]').value").await, "2026-10-25T01:30");
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn pages_work_where_the_browser_stores_nothing() {
+    let test = TestOutbox::new().await;
+    fill(&test).await;
+    let (_console, address, browser) = open(&test).await;
+    browser.chromium("Emulation.setTimezoneOverride", json!({"timezoneId": "Asia/Kolkata"})).await;
+    let blocked = "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('blocked', 'SecurityError'); }})";
+    browser.chromium("Page.addScriptToEvaluateOnNewDocument", json!({"source": blocked})).await;
+    browser.client.goto(&format!("{address}/events")).await.unwrap();
+    let is_blocked = "try { localStorage.getItem('x'); return false; } catch { return true; }";
+    assert_eq!(evaluate(&browser, is_blocked).await, true);
+    // A choice holds for the page.
+    browser.wait_text("#zone", "Asia/").await;
+    browser.click("#zone button").await;
+    browser.wait_text("tbody time", "UTC").await;
+    browser.wait_text("#zone", "Times are in UTC").await;
+    browser.click("#zone button").await;
+    browser.wait_text("#zone", "Asia/").await;
+    press(&browser, &["?"]).await;
+    browser.click("dialog input").await;
+    browser.click("dialog button").await;
+    press(&browser, &["?"]).await;
+    assert_eq!(browser.count("dialog[open]").await, 0, "the keys are off");
+    browser.client.goto(&format!("{address}/")).await.unwrap();
+    browser.wait_count("figure.chart", 3).await;
+    press(&browser, &["g", "e"]).await;
+    browser.wait_text("h1", "Events").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn a_choice_of_a_backend_is_submitted_by_its_button_alone() {
+    let test = TestOutbox::new().await;
+    fill(&test).await;
+    insert(&test, &[("event_type", "'t'"), ("source", "'s'"), ("publisher_backend", "'rare'")]).await;
+    let (_console, _, browser) = open(&test).await;
+    let form = "#charts form.choice";
+    browser.wait_count(&format!("{form} option[value=default]"), 1).await;
+    let choose = "let submitted = 0; addEventListener('submit', () => { submitted += 1; }); \
+        const select = document.querySelector('#charts select'); select.focus(); select.value = 'default'; \
+        for (const kind of ['input', 'change']) select.dispatchEvent(new Event(kind, {bubbles: true})); return submitted";
+    assert_eq!(evaluate(&browser, choose).await, 0, "the reader has only chosen");
+    browser.click(&format!("{form} button")).await;
+    crate::support::eventually("the address has the backend", crate::support::PATIENCE, async || {
+        browser.client.current_url().await.unwrap().query() == Some("range=hour&backend=default")
+    })
+    .await;
     browser.close().await;
 }

@@ -6,6 +6,7 @@
 mod backlog;
 mod dead;
 mod entries;
+pub(crate) mod glob;
 pub(crate) mod groups;
 mod leases;
 mod letters_template;

@@ -8,6 +8,7 @@ use redis::Cmd;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::glob::is_glob;
 use super::letters_template::LettersTemplate;
 use super::link::{Link, LinkError};
 use super::{RedisSource, Result};
@@ -227,10 +228,6 @@ fn partition(name: &str) -> Option<Partition> {
     let (_, n) = partition_of(name)?;
     let (base, _) = name.rsplit_once('.')?;
     Some(Partition { base: base.to_owned(), n })
-}
-
-fn is_glob(name: &str) -> bool {
-    name.contains(['*', '?', '['])
 }
 
 /// Where retried dead letters go.
