@@ -90,11 +90,15 @@ pub(crate) async fn events(admin: &OutboxAdmin, filter: &Filter, page: PageReque
 
 /// An event with its data, unless that is large.
 pub(crate) async fn event(admin: &OutboxAdmin, id: Uuid) -> Result<Detail> {
-    let ((event, data_bytes), explanation) = tokio::try_join!(admin.get_row_up_to(id, MOST_INLINE), admin.explain(id))?;
-    let neighbours = match &event {
-        Ok(event) => admin.neighbours(event, NEIGHBOURS, SCAN_TIME).await?,
-        Err(_) => Vec::new(),
+    let (event, data_bytes) = admin.get_row_up_to(id, MOST_INLINE).await?;
+    let neighbours = async {
+        match &event {
+            Ok(event) => admin.neighbours(event, NEIGHBOURS, SCAN_TIME).await,
+            Err(_) => Ok(Vec::new()),
+        }
     };
+    // Both take longer than reading the event.
+    let (explanation, neighbours) = tokio::try_join!(admin.explain(id), neighbours)?;
     let state = EventState { event, explanation };
     Ok(Detail { state, data_bytes, neighbours: neighbours.into_iter().map(EventListItem::from).collect() })
 }

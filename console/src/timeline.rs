@@ -14,8 +14,8 @@ use super::single_flight::{CachedValue, Pace, SingleFlightCache};
 /// Events of each period whose latency is read, at most.
 pub(crate) const SAMPLED: u16 = 20;
 
-/// Events of each period that are read to find those of one backend, at most.
-pub(crate) const MOST_READ: u32 = 10_000;
+/// Events that are read to find those of one backend, at most: a third of a second for PostgreSQL.
+const MOST_READ: u32 = 240_000;
 
 /// Timelines of single backends that are kept.
 const KEPT: usize = 16;
@@ -49,6 +49,11 @@ impl TimeRange {
             Self::Day => (TimeDelta::hours(1), 24),
             Self::Month => (TimeDelta::hours(6), 120),
         }
+    }
+
+    /// Events of each period that are read to find those of one backend, at most.
+    pub(crate) fn most_read(self) -> u32 {
+        MOST_READ / u32::from(self.periods().1)
     }
 
     fn resolution(self) -> Resolution {
@@ -105,7 +110,7 @@ impl Timeline {
             periods,
             each: SAMPLED,
             backends: backend.iter().cloned().collect(),
-            most_read: MOST_READ,
+            most_read: range.most_read(),
         };
         let (outcomes, waits) = tokio::try_join!(admin.history(range.resolution(), since), admin.waits(query))?;
         Ok(Self { range, backend, from, until, outcomes, waits })

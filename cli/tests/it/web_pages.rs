@@ -250,7 +250,7 @@ async fn the_charts_of_a_rare_backend_show_its_own_events() {
     test.sql().await.batch_execute(sql).await.unwrap();
     let console = Console::open(&test, &secrets()).await;
     let cookie = console.sign_in(READER);
-    for (backend, caption) in [("rare", "of this backend among the first 10,000"), ("default", "of this backend")] {
+    for (backend, caption) in [("rare", "of this backend among the first 4,000"), ("default", "of this backend")] {
         eventually("the latency is drawn", PATIENCE, async || {
             let page = console.get(&format!("/?backend={backend}"), &cookie).body;
             page.contains("median up to 3.0 s") && page.contains(caption)

@@ -12,7 +12,7 @@ use super::layout::PageLayout;
 use crate::requests::text;
 use crate::responses::Overview;
 use crate::single_flight::CachedValue;
-use crate::timeline::{MOST_READ, Period, SAMPLED, TimeRange, Timeline};
+use crate::timeline::{Period, SAMPLED, TimeRange, Timeline};
 
 /// Which charts an address asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -115,7 +115,7 @@ fn charts(query: &ChartQuery, timeline: &Timeline, overview: Option<&Overview>) 
     let (step, _) = timeline.range().periods();
     let (_, period) = title(timeline.range());
     let among = match backend {
-        Some(_) => format!("of this backend among the first {} that were", number(MOST_READ)),
+        Some(_) => format!("of this backend among the first {} that were", number(timeline.range().most_read())),
         None => "that were".to_owned(),
     };
     [
