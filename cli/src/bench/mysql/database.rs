@@ -125,7 +125,7 @@ pub(super) struct BenchDatabase {
 }
 
 impl BenchDatabase {
-    /// Creates the tables anew.
+    /// Creates the tables again.
     pub(super) async fn recreate(&mut self) -> anyhow::Result<()> {
         let name = &self.name;
         for statement in [format!("DROP DATABASE {name}"), format!("CREATE DATABASE {name}"), format!("USE {name}")] {

@@ -20,7 +20,7 @@ pub(super) fn pending(lane: &str) -> FetchRequest {
     FetchRequest::of_ranges(Arc::from(lane), (0..32).map(range).collect())
 }
 
-/// Whoever has to wait for the disk fails.
+/// A session that has to wait for the disk fails.
 const REFUSE: &str = "CREATE TRIGGER refuse BEFORE INSERT ON outbox_confirmations FOR EACH ROW SIGNAL SQLSTATE '45000'";
 
 fn announcement(handler: &str) -> Announcement {
