@@ -10,8 +10,13 @@ from servers import cpu
 from tools import STREAM, Trial
 
 KEYS = 1000
-KILLS = (0.25, 0.5, 0.75)
+# Not at the end of a batch.
+KILLS = (0.2531, 0.5047, 0.7563)
 NUMBER = re.compile(rb'\\?"n\\?": ?(\d+)')
+
+
+class Failed(Exception):
+    """A tool did not do its work."""
 
 
 def number(entry):
@@ -20,13 +25,13 @@ def number(entry):
 
 
 def wait(condition, seconds, worker):
-    """Waits until the condition holds; fails after so many seconds, or if the worker ends."""
+    """Waits until the condition holds; fails after this number of seconds, or if the worker ends."""
     end = time.monotonic() + seconds
     while not condition():
         if worker.poll() is not None:
-            raise SystemExit(f"the worker ended with {worker.returncode}")
+            raise Failed(f"the worker ended with {worker.returncode}")
         if time.monotonic() > end:
-            raise SystemExit(f"not done after {seconds} s")
+            raise Failed(f"not done after {seconds} s")
         time.sleep(0.002)
 
 
@@ -66,7 +71,7 @@ def read(servers, events, seen):
 
 def latency(servers, tool, rate, seconds):
     """From the answer to a commit until a reader has the entry, without the first second."""
-    rate = int(rate * tool.share)
+    rate = int(rate * tool.rate_share)
     events = rate * seconds
     trial = Trial(servers, tool)
     seen = {}
@@ -77,7 +82,7 @@ def latency(servers, tool, rate, seconds):
         committed = [tuple(map(int, line.split())) for line in trial.run("pace", events, rate).splitlines()]
         reader.join(30)
     if reader.is_alive():
-        raise SystemExit(f"{events - len(seen)} of {events} events are missing in the stream")
+        raise Failed(f"{events - len(seen)} of {events} events are missing in the stream")
     start = min(at for _, at in committed) + 1e9
     # If the entry was read before the answer to the commit arrived, its latency is zero.
     latencies = sorted(max(0, seen[n] - at) / 1e6 for n, at in committed if at > start)
@@ -99,7 +104,7 @@ def publish_once(servers, tool, events):
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"publish ended with {process.returncode}")
+        raise Failed(f"publish ended with {process.returncode}")
     took = time.monotonic() - started
     # The connections' processes end.
     time.sleep(0.2)
@@ -132,7 +137,7 @@ def settle(trial, worker):
     entries, grown = trial.entries(), time.monotonic()
     while trial.unsettled() and time.monotonic() - grown < trial.tool.patience:
         if worker.poll() is not None:
-            raise SystemExit(f"the worker ended with {worker.returncode}")
+            raise Failed(f"the worker ended with {worker.returncode}")
         time.sleep(0.1)
         if trial.entries() > entries:
             entries, grown = trial.entries(), time.monotonic()

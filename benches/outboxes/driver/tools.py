@@ -20,8 +20,10 @@ class Tool:
     # The worker, if it is another program.
     worker: list = None
     environment: dict = field(default_factory=dict)
-    # A slow tool has this share of the events and of their rate.
+    # A slow tool drains this share of the events,
     share: float = 1.0
+    # and receives them at this share of the rate.
+    rate_share: float = 1.0
     # What it promises about the events of a key.
     keeps_order: bool = False
     # How long an event of a killed worker may stay with it, in seconds.
@@ -61,12 +63,14 @@ def tools(binaries, migration):
             "awa 0.6",
             program=[outboxes, "awa"],
             unsettled="SELECT count(*) FROM awa.jobs WHERE state <> 'completed'",
+            share=0.2,
         ),
         Tool(
             "django-broadcaster 0.1",
             program=[sys.executable, str(Path(__file__).with_name("broadcaster.py"))],
             unsettled="SELECT count(*) FROM outbox_events WHERE status <> 'published'",
-            share=0.1,
+            share=0.025,
+            rate_share=0.05,
         ),
     ]
 
