@@ -1,5 +1,5 @@
 //! This build's `outbox bench` compared with that of another program, by turns on the same servers: each figure's ratio
-//! within a pair, its median, and its quartiles. `scripts/compare.sh` runs it.
+//! within a pair, its median, and its quartiles. `scripts/compare-builds.sh` runs it.
 
 #![allow(
     clippy::unwrap_used,
