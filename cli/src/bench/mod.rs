@@ -174,13 +174,12 @@ pub(super) fn run(args: &Args, settings: &Settings) -> anyhow::Result<()> {
         if let Some(name) = &args.backend {
             return backend::measure(args, settings, name).await;
         }
-        let url = settings.database.url.read()?;
         #[cfg(feature = "sqlite")]
-        if url.starts_with("sqlite:") {
+        if settings.database.url.read()?.starts_with("sqlite:") {
             return sqlite::measure(args, settings).await;
         }
         #[cfg(feature = "mysql")]
-        if ["mysql:", "mariadb:"].iter().any(|scheme| url.starts_with(scheme)) {
+        if mysql::is_address(&settings.database.url.read()?) {
             return mysql::measure(args, settings).await;
         }
         measure(args, settings).await

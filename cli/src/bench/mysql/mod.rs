@@ -55,6 +55,11 @@ impl MysqlRun {
     }
 }
 
+/// Whether the address is one of MariaDB or MySQL.
+pub(super) fn is_address(url: &str) -> bool {
+    ["mysql:", "mariadb:"].iter().any(|scheme| url.starts_with(scheme))
+}
+
 /// Creates a database, measures, and removes it, also after an error.
 pub(super) async fn measure(args: &Args, settings: &Settings) -> anyhow::Result<BenchReport> {
     require_whole_run(args, "MariaDB or MySQL")?;
