@@ -119,7 +119,11 @@ async fn disconnect_all(url: &str) {
         let mut connection = mysql::connect(url).await;
         let others = "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()";
         for id in connection.query::<u64, _>(others).await.unwrap() {
-            connection.query_drop(format!("KILL {id}")).await.unwrap();
+            match connection.query_drop(format!("KILL {id}")).await {
+                // It has ended by itself.
+                Err(::mysql_async::Error::Server(error)) if error.code == 1094 => {}
+                killed => killed.unwrap(),
+            }
         }
         return;
     }
