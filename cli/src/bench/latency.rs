@@ -32,13 +32,13 @@ enum Wake {
 const RATES: [u32; 2] = [200, 2_000];
 
 /// Connections that the events are written on.
-const WRITERS: u32 = 8;
+pub(super) const WRITERS: u32 = 8;
 
 /// How many seconds events are written.
-const SPAN: u32 = 4;
+pub(super) const SPAN: u32 = 4;
 
 /// How long to wait for an entry before it counts as lost.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn runs() -> Vec<(Wake, u32)> {
     let wakes = [Wake::Same, Wake::Other, Wake::Polling];
@@ -86,20 +86,54 @@ async fn measure_once(env: &mut BenchEnv, wake: Wake, rate: u32, events: u32) ->
     };
     let mut stream = env.reader(PUBLISHERS[0]).await?;
     wait_ready(env, &mut stream).await?;
-    let outbox = system.as_ref().map(|system| system.outbox.clone());
-    let latencies = write_and_read(env, stream, outbox, rate, events.min(rate * SPAN)).await?;
+    let mut writers = Vec::new();
+    for _ in 0..WRITERS {
+        let outbox = system.as_ref().map(|system| system.outbox.clone());
+        writers.push(RawWriter { raw: env.schema.connection().await?, outbox });
+    }
+    let latencies = write_and_read(stream, writers, rate, events.min(rate * SPAN)).await?;
     if let Some(worker) = worker {
         worker.stop().await?;
     }
     Ok(latencies)
 }
 
+/// Commits events one after the other.
+pub(super) trait Writer: Send + 'static {
+    /// Publishes an event in its own transaction. Returns its id once the commit is answered.
+    fn write(&mut self) -> impl Future<Output = anyhow::Result<Uuid>> + Send;
+
+    /// Wakes the workers after the commit.
+    fn wake(&self) {}
+}
+
+/// Publishes on a connection of its own, and wakes the workers of a system.
+struct RawWriter {
+    raw: RawConnection,
+    outbox: Option<Outbox>,
+}
+
+impl Writer for RawWriter {
+    async fn write(&mut self) -> anyhow::Result<Uuid> {
+        Ok(publish(&mut self.raw.0, event()).await?.id)
+    }
+
+    fn wake(&self) {
+        self.outbox.iter().for_each(Outbox::wake);
+    }
+}
+
 /// Publishes one event and waits until the worker has delivered it.
 pub(super) async fn wait_ready(env: &BenchEnv, stream: &mut RawStream) -> anyhow::Result<()> {
-    let mut raw = env.schema.connection().await?;
-    let first = publish(&mut raw.0, event()).await?;
+    let raw = env.schema.connection().await?;
+    wait_delivery(&mut RawWriter { raw, outbox: None }, stream).await
+}
+
+/// As [`wait_ready`], with any writer.
+pub(super) async fn wait_delivery(writer: &mut impl Writer, stream: &mut RawStream) -> anyhow::Result<()> {
+    let first = writer.write().await?;
     let came = async {
-        while !stream.next_ids().await?.contains(&first.id) {}
+        while !stream.next_ids().await?.contains(&first) {}
         anyhow::Ok(())
     };
     tokio::time::timeout(PATIENCE, came)
@@ -107,24 +141,22 @@ pub(super) async fn wait_ready(env: &BenchEnv, stream: &mut RawStream) -> anyhow
         .with_context(|| format!("the worker delivered no event within {PATIENCE:?}"))?
 }
 
-async fn write_and_read(
-    env: &BenchEnv,
+/// Writes `events` at this rate, in turns, and reads their entries. Returns the time from the answer to each commit until its
+/// entry was read.
+pub(super) async fn write_and_read(
     stream: RawStream,
-    outbox: Option<Outbox>,
+    writers: Vec<impl Writer>,
     rate: u32,
     events: u32,
 ) -> anyhow::Result<Vec<Duration>> {
-    let each = events.div_ceil(WRITERS);
-    let period = Duration::from_secs(1) * WRITERS / rate;
-    let mut connections = Vec::new();
-    for _ in 0..WRITERS {
-        connections.push(env.schema.connection().await?);
-    }
-    let reading = tokio::spawn(read(stream, usize::try_from(each * WRITERS)?));
+    let count = u32::try_from(writers.len())?;
+    let each = events.div_ceil(count);
+    let period = Duration::from_secs(1) * count / rate;
+    let reading = tokio::spawn(read(stream, usize::try_from(each * count)?));
     let mut writing = JoinSet::new();
-    for (number, raw) in (0..).zip(connections) {
-        let first = tokio::time::Instant::now() + period * number / WRITERS;
-        writing.spawn(write(raw, outbox.clone(), tokio::time::interval_at(first, period), each));
+    for (number, writer) in (0..).zip(writers) {
+        let first = tokio::time::Instant::now() + period * number / count;
+        writing.spawn(write(writer, tokio::time::interval_at(first, period), each));
     }
     let mut committed = Vec::new();
     while let Some(written) = writing.join_next().await {
@@ -138,25 +170,22 @@ async fn write_and_read(
 
 /// Publishes this many events, one in each interval, and returns when each was committed.
 async fn write(
-    mut raw: RawConnection,
-    outbox: Option<Outbox>,
+    mut writer: impl Writer,
     mut interval: tokio::time::Interval,
     events: u32,
 ) -> anyhow::Result<Vec<(Uuid, Instant)>> {
     let mut committed = Vec::new();
     for _ in 0..events {
         interval.tick().await;
-        let stored = publish(&mut raw.0, event()).await?;
-        committed.push((stored.id, Instant::now()));
-        if let Some(outbox) = &outbox {
-            outbox.wake();
-        }
+        let id = writer.write().await?;
+        committed.push((id, Instant::now()));
+        writer.wake();
     }
     Ok(committed)
 }
 
 /// Reads this many entries, and returns when each was read.
-pub(super) async fn read(mut stream: RawStream, entries: usize) -> anyhow::Result<HashMap<Uuid, Instant>> {
+async fn read(mut stream: RawStream, entries: usize) -> anyhow::Result<HashMap<Uuid, Instant>> {
     let mut seen = HashMap::new();
     while seen.len() < entries {
         let ids = stream.next_ids().await?;

@@ -120,7 +120,7 @@ pub(super) struct BenchDatabase {
     client: MysqlClient,
     name: String,
     pub(super) stream: RawStream,
-    pub(super) admin: OutboxAdmin,
+    admin: OutboxAdmin,
     settings: Settings,
 }
 

@@ -3,15 +3,14 @@
 
 mod database;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use self::database::{BenchDatabase, MysqlPlan};
 use super::drain::SMALL;
-use super::latency::{self, PATIENCE};
+use super::latency::{self, SPAN, WRITERS, Writer};
 use super::limit::settle_all;
 use super::publishing::event;
 use super::report::BenchReport;
@@ -19,16 +18,9 @@ use super::worker::BenchWorker;
 use super::{Args, Bench, alternate, require_whole_run, until_interrupted, with_removal};
 use actix_outbox::Settings;
 use actix_outbox::admin::OutboxAdmin;
-use actix_outbox::bench_api::RawStream;
 
 /// Events a second of the latency.
 const RATE: u32 = 200;
-
-/// Connections that these events are written on.
-const WRITERS: u32 = 8;
-
-/// How many seconds they are written.
-const SPAN: u32 = 4;
 
 const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -157,53 +149,23 @@ async fn connections_of_a_worker(bench: &mut Bench<BenchDatabase>) -> anyhow::Re
     Ok(usize::try_from(most - 1).unwrap_or(0).max(1))
 }
 
+/// Publishes on connections of its own.
+struct AdminWriter(OutboxAdmin);
+
+impl Writer for AdminWriter {
+    async fn write(&mut self) -> anyhow::Result<Uuid> {
+        Ok(self.0.publish(event()).await?.id)
+    }
+}
+
 /// From the answer to each commit until its entry was read.
 async fn latencies(env: &mut BenchDatabase, events: u32) -> anyhow::Result<Vec<Duration>> {
     env.stream.remove().await?;
     let worker = BenchWorker::start(env.variables()?, &[])?;
     let mut stream = env.reader().await?;
-    wait_ready(&env.admin, &mut stream).await?;
-    let each = events.min(RATE * SPAN).div_ceil(WRITERS);
-    let reading = tokio::spawn(latency::read(stream, usize::try_from(each * WRITERS)?));
-    let period = Duration::from_secs(1) * WRITERS / RATE;
-    let mut writing = JoinSet::new();
-    for number in 0..WRITERS {
-        let first = tokio::time::Instant::now() + period * number / WRITERS;
-        writing.spawn(write(env.admin()?, tokio::time::interval_at(first, period), each));
-    }
-    let mut committed = Vec::new();
-    while let Some(written) = writing.join_next().await {
-        committed.extend(written.context("a measurement's task failed")??);
-    }
-    let seen = tokio::time::timeout(PATIENCE, reading).await.context("entries are missing in the stream")???;
+    latency::wait_delivery(&mut AdminWriter(env.admin()?), &mut stream).await?;
+    let writers = (0..WRITERS).map(|_| Ok(AdminWriter(env.admin()?))).collect::<anyhow::Result<_>>()?;
+    let latencies = latency::write_and_read(stream, writers, RATE, events.min(RATE * SPAN)).await?;
     worker.stop().await?;
-    // If the entry was read before the answer to the commit arrived, its latency is zero.
-    let latency = |(id, at): &(Uuid, Instant)| seen.get(id).map(|seen| seen.saturating_duration_since(*at));
-    committed.iter().map(latency).collect::<Option<_>>().context("entries are missing in the stream")
-}
-
-/// Publishes one event and waits until the worker has delivered it.
-async fn wait_ready(admin: &OutboxAdmin, stream: &mut RawStream) -> anyhow::Result<()> {
-    let first = admin.publish(event()).await?;
-    let came = async {
-        while !stream.next_ids().await?.contains(&first.id) {}
-        anyhow::Ok(())
-    };
-    let came = tokio::time::timeout(PATIENCE, came).await;
-    came.with_context(|| format!("the worker delivered no event within {PATIENCE:?}"))?
-}
-
-/// Publishes this many events, one in each interval, and returns when each was committed.
-async fn write(
-    admin: OutboxAdmin,
-    mut interval: tokio::time::Interval,
-    events: u32,
-) -> anyhow::Result<Vec<(Uuid, Instant)>> {
-    let mut committed = Vec::new();
-    for _ in 0..events {
-        interval.tick().await;
-        let stored = admin.publish(event()).await?;
-        committed.push((stored.id, Instant::now()));
-    }
-    Ok(committed)
+    Ok(latencies)
 }
