@@ -4,40 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use actix::prelude::*;
-use actix_outbox::{EventTypes, HandleEvent, HandlerError, NewEvent, Outbox, OutboxSystem, Settings, Subscribe};
+use actix_outbox::{EventTypes, NewEvent, Outbox, OutboxSystem, Settings, Subscribe};
 use mysql_async::prelude::Queryable;
 use url::Url;
 
 use crate::mysql::MysqlOutbox;
+use crate::rights::{Counter, statements};
 use crate::support::process::{Running, Signal};
 use crate::support::tls::Identity;
 use crate::support::{PATIENCE, eventually, mysql, unique};
 
 const DOCUMENT: &str = include_str!("../../../docs/mysql.md");
 const ROLES: [&str; 5] = ["owner", "worker", "writer", "console", "reader"];
-
-/// The statements of the chapter on rights: one block for each role, in the order of [`ROLES`].
-fn documented() -> [&'static str; 5] {
-    let chapter = DOCUMENT.split("\n## Rights").nth(1).unwrap().split("\n## ").next().unwrap();
-    let blocks = chapter.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap());
-    blocks.collect::<Vec<_>>().try_into().unwrap()
-}
-
-/// Counts what it handles.
-struct Counter(Arc<AtomicUsize>);
-
-impl Actor for Counter {
-    type Context = Context<Self>;
-}
-
-impl Handler<HandleEvent> for Counter {
-    type Result = Result<(), HandlerError>;
-
-    fn handle(&mut self, _: HandleEvent, _: &mut Self::Context) -> Self::Result {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        Ok(())
-    }
-}
 
 /// An outbox whose database has a user for each purpose, with the documented rights and no others.
 struct Users {
@@ -48,7 +26,8 @@ struct Users {
 impl Users {
     async fn new() -> Self {
         let users = Self { test: MysqlOutbox::unmigrated().await, prefix: unique("u") };
-        let blocks = documented();
+        // One for each role, in the order of [`ROLES`].
+        let blocks: [&str; 5] = statements(DOCUMENT, "Rights");
         for role in ROLES {
             users.execute(&format!("CREATE USER {} IDENTIFIED BY 'secret'", users.user(role))).await;
         }

@@ -108,13 +108,19 @@ async fn a_hand_written_outbox_is_moved_under_writers_and_each_event_is_sent_onc
     }
 }
 
+/// An outbox to which the old table's rows are forwarded.
+async fn forwarding() -> TestOutbox {
+    let test = TestOutbox::new().await;
+    for words in ["CREATE TABLE outbox (", "CREATE FUNCTION publish_own", "LOCK TABLE outbox"] {
+        test.sql().await.batch_execute(step(words)).await.unwrap();
+    }
+    test
+}
+
 #[tokio::test]
 async fn after_the_way_back_the_relay_has_what_was_inserted_since() {
-    let test = TestOutbox::new().await;
+    let test = forwarding().await;
     let sql = test.sql().await;
-    for words in ["CREATE TABLE outbox (", "CREATE FUNCTION publish_own", "LOCK TABLE outbox"] {
-        sql.batch_execute(step(words)).await.unwrap();
-    }
     let insert = async |n: i64| sql.execute(OLD_WAY, &[&"key", &serde_json::json!({"n": n})]).await.unwrap();
     insert(0).await;
     sql.batch_execute(step("DROP TRIGGER forward_own ON")).await.unwrap();
@@ -131,11 +137,8 @@ async fn after_the_way_back_the_relay_has_what_was_inserted_since() {
 
 #[tokio::test]
 async fn events_that_no_worker_could_send_go_back_to_the_relay_under_their_ids() {
-    let test = TestOutbox::new().await;
+    let test = forwarding().await;
     let sql = test.sql().await;
-    for words in ["CREATE TABLE outbox (", "CREATE FUNCTION publish_own", "LOCK TABLE outbox"] {
-        sql.batch_execute(step(words)).await.unwrap();
-    }
     let insert = async |n: i64| sql.execute(OLD_WAY, &[&"key", &serde_json::json!({"n": n})]).await.unwrap();
     insert(0).await;
     test.drain(&test.settings().write()).await;

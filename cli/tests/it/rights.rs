@@ -16,15 +16,20 @@ const DOCUMENT: &str = include_str!("../../../docs/postgres.md");
 const SCHEMA: &str = "OUTBOX__DATABASE__SCHEMA";
 const ROLES: [&str; 5] = ["owner", "worker", "writer", "console", "reader"];
 
-/// The statements of the chapter on roles: one block for each role, and the policies.
-fn documented() -> [&'static str; 6] {
-    let chapter = DOCUMENT.split("\n## Roles").nth(1).unwrap().split("\n## ").next().unwrap();
+/// The blocks of SQL in a chapter.
+pub(crate) fn statements<const BLOCKS: usize>(document: &'static str, chapter: &str) -> [&'static str; BLOCKS] {
+    let chapter = document.split(&format!("\n## {chapter}\n")).nth(1).unwrap().split("\n## ").next().unwrap();
     let blocks = chapter.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     blocks.collect::<Vec<_>>().try_into().unwrap()
 }
 
+/// Of the chapter on roles: one block for each role, and the policies.
+fn documented() -> [&'static str; 6] {
+    statements(DOCUMENT, "Roles")
+}
+
 /// Counts what it handles.
-struct Counter(Arc<AtomicUsize>);
+pub(crate) struct Counter(pub(crate) Arc<AtomicUsize>);
 
 impl Actor for Counter {
     type Context = Context<Self>;
