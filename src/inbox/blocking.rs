@@ -23,7 +23,7 @@ use diesel::result::{Error, QueryResult};
 use super::{Handled, InboxError, InboxKey, check_transaction, key};
 use crate::publish::OutboxDatabase;
 use crate::store::TextQueries;
-use crate::store::inbox::{InboxStatement, NoteMany, delete_before, exists, find, forget, note, table};
+use crate::store::inbox::{Answer, InboxStatement, NoteMany, delete_before, exists, find, forget, note, table};
 
 /// Notes in the caller's transaction that the event is handled and runs `work`; if the event was noted before, skips
 /// it. See [`handle`](super::handle).
@@ -41,12 +41,12 @@ where
     E: From<InboxError<Error>>,
 {
     let key = key.into().into_note().map_err(InboxError::InvalidKey)?;
-    if texts(conn, note(C::Backend::DIALECT, &key))?.is_empty() {
+    if answer(conn, note(C::Backend::DIALECT, &key))?.changed() == 0 {
         return Ok(Handled::Skipped);
     }
     work(conn).map(Handled::Done).inspect_err(|_| {
         // For a caller that commits nevertheless. After an error of PostgreSQL neither is possible.
-        let _ = texts(conn, forget(C::Backend::DIALECT, &key));
+        let _ = answer(conn, forget(C::Backend::DIALECT, &key));
     })
 }
 
@@ -61,9 +61,11 @@ where
     C::Backend: OutboxDatabase,
     K: Into<InboxKey>,
 {
-    let many = NoteMany::new(key::into_notes(keys)?);
-    let rows = many.statement(C::Backend::DIALECT).map_or(Ok(Vec::new()), |statement| texts(conn, statement))?;
-    Ok(many.finish(&rows))
+    let mut many = NoteMany::new(C::Backend::DIALECT, key::into_notes(keys)?);
+    while let Some(statement) = many.next() {
+        many.received(answer(conn, statement)?);
+    }
+    Ok(many.finish())
 }
 
 /// Creates the table of the inbox if the connection finds none. See [`migrate`](super::migrate).
@@ -93,15 +95,15 @@ where
     C::Backend: OutboxDatabase,
 {
     let statement = delete_before(C::Backend::DIALECT, time.timestamp_micros());
-    Ok(C::Backend::texts_blocking(conn, statement)?.len())
+    Ok(C::Backend::answer_blocking(conn, statement)?.changed())
 }
 
 /// Executes a statement in the caller's transaction.
-fn texts<C>(conn: &mut C, statement: InboxStatement) -> Result<Vec<String>, InboxError<Error>>
+fn answer<C>(conn: &mut C, statement: InboxStatement) -> Result<Answer, InboxError<Error>>
 where
     C: LoadConnection,
     C::Backend: OutboxDatabase,
 {
     check_transaction(C::TransactionManager::transaction_manager_status_mut(conn))?;
-    C::Backend::texts_blocking(conn, statement).map_err(InboxError::Database)
+    C::Backend::answer_blocking(conn, statement).map_err(InboxError::Database)
 }

@@ -30,7 +30,7 @@
 //! # }
 //! ```
 //!
-//! Supported connections: `AsyncPgConnection`, `SyncConnectionWrapper<SqliteConnection>` and the guards of pools of
+//! Supported connections: `AsyncPgConnection`, `AsyncMysqlConnection`, `SyncConnectionWrapper<SqliteConnection>` and the guards of pools of
 //! them; diesel's own connections in [`blocking`]; other drivers in the modules with their names. `outbox migrate
 //! --inbox` or [`migrate`] creates the table, in the database of the consumer. docs/inbox.md has the rest.
 
@@ -63,7 +63,7 @@ pub use self::error::{InboxError, InvalidKey};
 pub use self::key::InboxKey;
 use crate::publish::OutboxDatabase;
 use crate::store::TextQueries;
-use crate::store::inbox::{InboxStatement, NoteMany, delete_before, exists, find, forget, note, table};
+use crate::store::inbox::{Answer, InboxStatement, NoteMany, delete_before, exists, find, forget, note, table};
 
 /// What [`handle`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,20 +114,20 @@ where
     E: From<InboxError<Error>>,
 {
     let key = key.into().into_note().map_err(InboxError::InvalidKey)?;
-    if texts(conn, note(C::Backend::DIALECT, &key)).await?.is_empty() {
+    if answer(conn, note(C::Backend::DIALECT, &key)).await?.changed() == 0 {
         return Ok(Handled::Skipped);
     }
     match work(conn).await {
         Ok(result) => Ok(Handled::Done(result)),
         Err(error) => {
             // For a caller that commits nevertheless. After an error of PostgreSQL neither is possible.
-            let _ = texts(conn, forget(C::Backend::DIALECT, &key)).await;
+            let _ = answer(conn, forget(C::Backend::DIALECT, &key)).await;
             Err(error)
         }
     }
 }
 
-/// Notes in the caller's transaction that these events are handled, with one statement, and returns for each in the
+/// Notes in the caller's transaction that these events are handled, and returns for each in the
 /// order given whether it is new. The caller does the work of the new ones in the same transaction.
 ///
 /// An event that is given twice is new the first time only. Two calls with the same events wait for each other as those
@@ -141,12 +141,11 @@ where
     C::Backend: OutboxDatabase,
     K: Into<InboxKey>,
 {
-    let many = NoteMany::new(key::into_notes(keys)?);
-    let rows = match many.statement(C::Backend::DIALECT) {
-        Some(statement) => texts(conn, statement).await?,
-        None => Vec::new(),
-    };
-    Ok(many.finish(&rows))
+    let mut many = NoteMany::new(C::Backend::DIALECT, key::into_notes(keys)?);
+    while let Some(statement) = many.next() {
+        many.received(answer(conn, statement).await?);
+    }
+    Ok(many.finish())
 }
 
 /// Creates the table of the inbox if the connection finds none, and nothing else. On PostgreSQL it is created in the
@@ -179,18 +178,18 @@ where
     C: AsyncConnection,
     C::Backend: OutboxDatabase,
 {
-    let deleted = C::Backend::texts(conn, delete_before(C::Backend::DIALECT, time.timestamp_micros())).await?;
-    Ok(deleted.len())
+    let deleted = C::Backend::answer(conn, delete_before(C::Backend::DIALECT, time.timestamp_micros())).await?;
+    Ok(deleted.changed())
 }
 
 /// Executes a statement in the caller's transaction.
-async fn texts<C>(conn: &mut C, statement: InboxStatement) -> Result<Vec<String>, InboxError<Error>>
+async fn answer<C>(conn: &mut C, statement: InboxStatement) -> Result<Answer, InboxError<Error>>
 where
     C: AsyncConnection,
     C::Backend: OutboxDatabase,
 {
     check_transaction(C::TransactionManager::transaction_manager_status_mut(conn))?;
-    C::Backend::texts(conn, statement).await.map_err(InboxError::Database)
+    C::Backend::answer(conn, statement).await.map_err(InboxError::Database)
 }
 
 /// Without a transaction the note would be committed before the work.

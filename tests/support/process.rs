@@ -15,6 +15,9 @@ use rustix::process::{Pid, kill_process};
 /// How often a wait polls.
 const TICK: Duration = Duration::from_millis(5);
 
+/// How long a program that has ended may leave its output open, to programs that it has started.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// A running program whose output is collected; killed when dropped.
 pub(crate) struct Running {
     name: String,
@@ -89,6 +92,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        signal_children(self.id(), Signal::KILL);
         self.kill();
         if std::thread::panicking() {
             eprintln!("--- stderr of {} ({})\n{}", self.name, self.id(), self.stderr());
@@ -134,11 +138,7 @@ impl Daemon {
 
     /// Sends a signal to each process that it has started itself.
     pub(super) fn signal_children(&mut self, signal: Signal) {
-        let parent = self.child.id();
-        for child in processes().filter(|id| parent_of(*id) == Some(parent)).filter_map(|id| Pid::from_raw(id as i32)) {
-            // A process that has ended since needs no signal.
-            let _ = kill_process(child, signal);
-        }
+        signal_children(self.child.id(), signal);
     }
 
     /// Sends a signal and waits for the end; kills the process if it does not end within `timeout`.
@@ -167,6 +167,14 @@ fn processes() -> impl Iterator<Item = u32> {
 fn parent_of(id: u32) -> Option<u32> {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
+/// Sends a signal to each process that `parent` has started itself.
+fn signal_children(parent: u32, signal: Signal) {
+    for child in processes().filter(|id| parent_of(*id) == Some(parent)).filter_map(|id| Pid::from_raw(id as i32)) {
+        // A process that has ended since needs no signal.
+        let _ = kill_process(child, signal);
+    }
 }
 
 /// Sends a signal to a child, unless it has ended; one that was not waited for still owns its id.
@@ -243,8 +251,10 @@ impl Captured {
     }
 
     fn finish(&mut self) {
-        if let Some(reader) = self.reader.take() {
-            reader.join().unwrap();
+        let Some(reader) = self.reader.take() else { return };
+        let started = Instant::now();
+        while !reader.is_finished() && started.elapsed() < LAST_WORDS {
+            std::thread::sleep(TICK);
         }
     }
 }

@@ -160,7 +160,9 @@ async fn the_script_runs_the_shop_and_ends_all_of_it() {
     let (shop, folder) = (Shop::open().await, tempfile::tempdir().unwrap());
     without_building(folder.path());
     let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
-    let mut command = Command::new(shop.settings.with_file_name("run.sh"));
+    // As from a terminal: a shell cannot trap a signal that it was started with ignored.
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT").arg(shop.settings.with_file_name("run.sh"));
     command.arg(&shop.address).env("PATH", path).env("DATABASE_URL", shop.test.url());
     let mut script = Running::spawn(command.env("REDIS_URL", shop.test.redis_url()));
     eventually("the service listens", PATIENCE, async || {

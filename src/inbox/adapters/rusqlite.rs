@@ -5,7 +5,7 @@ use ::rusqlite::{Connection, Error};
 use crate::inbox::{Handled, InboxError, InboxKey, key};
 use crate::publish::Dialect;
 use crate::publish::adapters::rusqlite::query;
-use crate::store::inbox::{InboxStatement, NoteMany, forget, note};
+use crate::store::inbox::{Answer, InboxStatement, NoteMany, forget, note};
 
 /// Notes in the caller's transaction that the event is handled and runs `work`; if the event was noted before, skips
 /// it. See [`handle`](crate::inbox::handle).
@@ -21,11 +21,11 @@ where
     E: From<InboxError<Error>>,
 {
     let key = key.into().into_note().map_err(InboxError::InvalidKey)?;
-    if texts(transaction, note(Dialect::Sqlite, &key))?.is_empty() {
+    if answer(transaction, note(Dialect::Sqlite, &key))?.changed() == 0 {
         return Ok(Handled::Skipped);
     }
     work(transaction).map(Handled::Done).inspect_err(|_| {
-        let _ = texts(transaction, forget(Dialect::Sqlite, &key));
+        let _ = answer(transaction, forget(Dialect::Sqlite, &key));
     })
 }
 
@@ -38,10 +38,11 @@ pub fn note_many<K: Into<InboxKey>>(
     transaction: &Connection,
     keys: impl IntoIterator<Item = K>,
 ) -> Result<Vec<bool>, InboxError<Error>> {
-    let many = NoteMany::new(key::into_notes(keys)?);
-    let statement = many.statement(Dialect::Sqlite);
-    let rows = statement.map_or(Ok(Vec::new()), |statement| texts(transaction, statement))?;
-    Ok(many.finish(&rows))
+    let mut many = NoteMany::new(Dialect::Sqlite, key::into_notes(keys)?);
+    while let Some(statement) = many.next() {
+        many.received(answer(transaction, statement)?);
+    }
+    Ok(many.finish())
 }
 
 /// Lets `?` work in a transaction whose error is the driver's.
@@ -54,9 +55,9 @@ impl From<InboxError<Self>> for Error {
     }
 }
 
-fn texts(transaction: &Connection, statement: InboxStatement) -> Result<Vec<String>, InboxError<Error>> {
+fn answer(transaction: &Connection, statement: InboxStatement) -> Result<Answer, InboxError<Error>> {
     if transaction.is_autocommit() {
         return Err(InboxError::NoTransaction);
     }
-    query(transaction, statement.into()).map_err(InboxError::Database)
+    query(transaction, statement.into()).map(Answer::Rows).map_err(InboxError::Database)
 }

@@ -1,10 +1,10 @@
 //! The inbox with SeaORM, for each of its versions: `super` has what differs between them.
 
-use super::driver::{dialect, query};
+use super::driver::{count, dialect, query};
 use super::sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
 use crate::inbox::{Handled, InboxError, InboxKey, key};
 use crate::publish::Dialect;
-use crate::store::inbox::{InboxStatement, NoteMany, forget, note};
+use crate::store::inbox::{Answer, InboxStatement, NoteMany, Returns, forget, note};
 
 /// Notes in the caller's transaction that the event is handled and runs `work`; if the event was noted before, skips
 /// it. See [`handle`](crate::inbox::handle).
@@ -21,13 +21,13 @@ where
 {
     let key = key.into().into_note().map_err(InboxError::InvalidKey)?;
     let dialect = dialect_of(transaction)?;
-    if texts(transaction, note(dialect, &key)).await?.is_empty() {
+    if answer(transaction, note(dialect, &key)).await?.changed() == 0 {
         return Ok(Handled::Skipped);
     }
     match work(transaction).await {
         Ok(result) => Ok(Handled::Done(result)),
         Err(error) => {
-            let _ = texts(transaction, forget(dialect, &key)).await;
+            let _ = answer(transaction, forget(dialect, &key)).await;
             Err(error)
         }
     }
@@ -42,12 +42,11 @@ pub async fn note_many<K: Into<InboxKey>>(
     transaction: &DatabaseTransaction,
     keys: impl IntoIterator<Item = K>,
 ) -> Result<Vec<bool>, InboxError<DbErr>> {
-    let many = NoteMany::new(key::into_notes(keys)?);
-    let rows = match many.statement(dialect_of(transaction)?) {
-        Some(statement) => texts(transaction, statement).await?,
-        None => Vec::new(),
-    };
-    Ok(many.finish(&rows))
+    let mut many = NoteMany::new(dialect_of(transaction)?, key::into_notes(keys)?);
+    while let Some(statement) = many.next() {
+        many.received(answer(transaction, statement).await?);
+    }
+    Ok(many.finish())
 }
 
 /// Lets `?` work in a transaction whose error is the driver's.
@@ -60,9 +59,14 @@ impl From<InboxError<Self>> for DbErr {
     }
 }
 
-async fn texts(transaction: &DatabaseTransaction, statement: InboxStatement) -> Result<Vec<String>, InboxError<DbErr>> {
+async fn answer(transaction: &DatabaseTransaction, statement: InboxStatement) -> Result<Answer, InboxError<DbErr>> {
     let backend = transaction.get_database_backend();
-    query(transaction, backend, statement.into()).await.map_err(InboxError::Database)
+    let answer = match statement.returns {
+        Returns::Rows => query(transaction, backend, statement.into()).await.map(Answer::Rows),
+        Returns::Count => count(transaction, backend, statement.into()).await.map(Answer::Count),
+        Returns::Nothing => transaction.execute_unprepared(statement.sql).await.map(|_| Answer::Count(0)),
+    };
+    answer.map_err(InboxError::Database)
 }
 
 fn dialect_of(transaction: &DatabaseTransaction) -> Result<Dialect, InboxError<DbErr>> {

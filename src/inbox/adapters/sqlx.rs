@@ -6,7 +6,7 @@ use super::driver::{SqlxConnection, dialect};
 use super::sqlx::{Database, Error, Transaction};
 use crate::inbox::{Handled, InboxError, InboxKey, key};
 use crate::publish::Dialect;
-use crate::store::inbox::{InboxStatement, NoteMany, forget, note};
+use crate::store::inbox::{Answer, InboxStatement, NoteMany, Returns, forget, note};
 
 /// A transaction of sqlx.
 pub trait SqlxTransaction: DerefMut + Send {}
@@ -29,13 +29,13 @@ where
 {
     let key = key.into().into_note().map_err(InboxError::InvalidKey)?;
     let dialect = dialect_of::<C::Target>()?;
-    if texts(&mut **transaction, note(dialect, &key)).await?.is_empty() {
+    if answer(&mut **transaction, note(dialect, &key)).await?.changed() == 0 {
         return Ok(Handled::Skipped);
     }
     match work(transaction).await {
         Ok(result) => Ok(Handled::Done(result)),
         Err(error) => {
-            let _ = texts(&mut **transaction, forget(dialect, &key)).await;
+            let _ = answer(&mut **transaction, forget(dialect, &key)).await;
             Err(error)
         }
     }
@@ -54,12 +54,11 @@ where
     C: SqlxTransaction<Target: SqlxConnection + Sized>,
     K: Into<InboxKey>,
 {
-    let many = NoteMany::new(key::into_notes(keys)?);
-    let rows = match many.statement(dialect_of::<C::Target>()?) {
-        Some(statement) => texts(&mut **transaction, statement).await?,
-        None => Vec::new(),
-    };
-    Ok(many.finish(&rows))
+    let mut many = NoteMany::new(dialect_of::<C::Target>()?, key::into_notes(keys)?);
+    while let Some(statement) = many.next() {
+        many.received(answer(&mut **transaction, statement).await?);
+    }
+    Ok(many.finish())
 }
 
 /// Lets `?` work in a transaction whose error is the driver's.
@@ -72,12 +71,28 @@ impl From<InboxError<Self>> for Error {
     }
 }
 
-async fn texts<C: SqlxConnection>(
-    connection: &mut C,
-    statement: InboxStatement,
-) -> Result<Vec<String>, InboxError<Error>> {
-    let params = statement.params.into_iter().map(Some).collect();
-    connection.fetch_texts(statement.sql, params).await.map_err(InboxError::Database)
+async fn answer<C: SqlxConnection>(connection: &mut C, statement: InboxStatement) -> Result<Answer, InboxError<Error>> {
+    let InboxStatement { sql, params, returns } = statement;
+    let params = params.into_iter().map(Some).collect();
+    let answer = async {
+        let rows = match returns {
+            Returns::Rows | Returns::Count => connection.fetch_texts(sql, params).await?,
+            Returns::Nothing => connection.fetch_unprepared(sql).await?,
+        };
+        Ok(match returns {
+            Returns::Rows => Answer::Rows(rows),
+            Returns::Count => Answer::Count(changed(connection).await?),
+            Returns::Nothing => Answer::Count(0),
+        })
+    };
+    answer.await.map_err(InboxError::Database)
+}
+
+/// How many rows the last statement has changed, on MariaDB or MySQL: sqlx does not tell it of a database that it knows at run time.
+async fn changed<C: SqlxConnection>(connection: &mut C) -> Result<usize, Error> {
+    let count = connection.fetch_unprepared("SELECT CAST(ROW_COUNT() AS char)").await?;
+    let count = count.first().and_then(|count| count.parse().ok());
+    count.ok_or_else(|| Error::Protocol("ROW_COUNT() is no number".to_owned()))
 }
 
 fn dialect_of<C: SqlxConnection>() -> Result<Dialect, InboxError<Error>> {

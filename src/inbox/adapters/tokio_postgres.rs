@@ -5,7 +5,7 @@ use ::tokio_postgres::{Error, GenericClient, Transaction};
 use crate::inbox::{Handled, InboxError, InboxKey, key};
 use crate::publish::Dialect;
 use crate::publish::adapters::tokio_postgres::query;
-use crate::store::inbox::{InboxStatement, NoteMany, forget, note};
+use crate::store::inbox::{Answer, InboxStatement, NoteMany, forget, note};
 
 /// A transaction of the driver.
 pub trait PostgresTransaction: GenericClient + Sync {}
@@ -27,13 +27,13 @@ where
     E: From<InboxError<Error>>,
 {
     let key = key.into().into_note().map_err(InboxError::InvalidKey)?;
-    if texts(transaction, note(Dialect::Postgres, &key)).await?.is_empty() {
+    if answer(transaction, note(Dialect::Postgres, &key)).await?.changed() == 0 {
         return Ok(Handled::Skipped);
     }
     match work(transaction).await {
         Ok(result) => Ok(Handled::Done(result)),
         Err(error) => {
-            let _ = texts(transaction, forget(Dialect::Postgres, &key)).await;
+            let _ = answer(transaction, forget(Dialect::Postgres, &key)).await;
             Err(error)
         }
     }
@@ -52,17 +52,16 @@ where
     C: PostgresTransaction,
     K: Into<InboxKey>,
 {
-    let many = NoteMany::new(key::into_notes(keys)?);
-    let rows = match many.statement(Dialect::Postgres) {
-        Some(statement) => texts(transaction, statement).await?,
-        None => Vec::new(),
-    };
-    Ok(many.finish(&rows))
+    let mut many = NoteMany::new(Dialect::Postgres, key::into_notes(keys)?);
+    while let Some(statement) = many.next() {
+        many.received(answer(transaction, statement).await?);
+    }
+    Ok(many.finish())
 }
 
-async fn texts<C: PostgresTransaction>(
+async fn answer<C: PostgresTransaction>(
     transaction: &C,
     statement: InboxStatement,
-) -> Result<Vec<String>, InboxError<Error>> {
-    query(transaction, &statement.into()).await.map_err(InboxError::Database)
+) -> Result<Answer, InboxError<Error>> {
+    query(transaction, &statement.into()).await.map(Answer::Rows).map_err(InboxError::Database)
 }

@@ -114,6 +114,129 @@ async fn two_batches_of_the_same_events_do_not_wait_for_each_other_in_a_circle()
     }
 }
 
+/// Neither the default level REPEATABLE READ nor another one changes what the second sees: an INSERT reads what is committed.
+#[cfg(feature = "mysql")]
+mod on_mysql {
+    use super::*;
+
+    /// Waits until a statement that writes has been executing for a while. The server's own table of waiting transactions is not
+    /// refreshed while several tests read it.
+    async fn something_waits(inbox: &MysqlInbox) {
+        use mysql_async::prelude::Queryable;
+
+        let mut observer = inbox.0.connect().await;
+        let executing =
+            "SELECT count(*) FROM information_schema.processlist WHERE db = DATABASE() AND info LIKE 'INSERT%'";
+        let mut seen = 0;
+        while seen < 5 {
+            let is_executing = observer.query_first::<i64, _>(executing).await.unwrap() == Some(1);
+            seen = if is_executing { seen + 1 } else { 0 };
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
+    /// What the second of two transactions gets, which waits for the first one, that noted `b`, to end.
+    async fn second_of_two<T>(
+        level: &str,
+        is_committed: bool,
+        second: impl AsyncFnOnce(&mut diesel_async::AsyncMysqlConnection) -> T,
+    ) -> T {
+        let inbox = MysqlInbox::new().await;
+        let (mut first, mut conn) = (inbox.connect().await, inbox.connect().await);
+        begin(&mut first).await;
+        handle(&mut first, key("b"), async |conn| work(conn, "first").await).await.unwrap().done().unwrap();
+        execute(&mut conn, &format!("SET SESSION TRANSACTION ISOLATION LEVEL {level}")).await;
+        begin(&mut conn).await;
+        // A snapshot from before.
+        assert!(noted(&mut conn).await.is_empty());
+        let result = {
+            let mut waiting = pin!(second(&mut conn));
+            tokio::select! {
+                biased;
+                _ = &mut waiting => panic!("it ended before the first has ended"),
+                () = something_waits(&inbox) => {}
+            }
+            match is_committed {
+                true => commit(&mut first).await,
+                false => rollback(&mut first).await,
+            }
+            waiting.await
+        };
+        commit(&mut conn).await;
+        result
+    }
+
+    const LEVELS: [&str; 2] = ["REPEATABLE READ", "READ COMMITTED"];
+
+    #[tokio::test]
+    async fn the_second_waits_for_the_first_and_skips_what_it_committed() {
+        for level in LEVELS {
+            for (is_committed, expected) in [(true, Handled::Skipped), (false, Handled::Done(()))] {
+                let second = async |conn: &mut _| handle(conn, key("b"), async |conn| work(conn, "second").await).await;
+                assert_eq!(second_of_two(level, is_committed, second).await, Ok::<_, DieselError>(expected), "{level}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn of_many_only_those_that_the_first_committed_are_old() {
+        for level in LEVELS {
+            for is_committed in [true, false] {
+                let second = async |conn: &mut _| note_many(conn, [key("a"), key("b"), key("c")]).await.unwrap();
+                let is_new = second_of_two(level, is_committed, second).await;
+                assert_eq!(is_new, [true, !is_committed, true], "{level}");
+            }
+        }
+    }
+
+    /// Otherwise each row that is read would be locked.
+    #[tokio::test]
+    async fn old_ones_are_found_by_their_primary_keys() {
+        use crate::publish::Dialect;
+        use crate::store::inbox::{Answer, NoteMany};
+        use mysql_async::prelude::Queryable;
+
+        let inbox = MysqlInbox::new().await;
+        let mut conn = inbox.connect().await;
+        begin(&mut conn).await;
+        note_many(&mut conn, (0..2_000).map(|n| key(&format!("{n:04}")))).await.unwrap();
+        commit(&mut conn).await;
+        let keys = ["0001", "0002", "new"].map(|id| key(id).into_note().unwrap());
+        let mut many = NoteMany::new(Dialect::Mysql, keys.to_vec());
+        for count in [0, 1, 0] {
+            many.received(Answer::Count(count));
+        }
+        let find = many.next().unwrap();
+        assert!(find.sql.starts_with("SELECT"), "{}", find.sql);
+        let mut observer = inbox.0.connect().await;
+        let plan: Vec<mysql_async::Row> =
+            observer.exec(format!("EXPLAIN /*!80017 FORMAT=TRADITIONAL */ {}", find.sql), find.params).await.unwrap();
+        let of_table = plan.iter().find(|row| row.get::<Option<String>, _>("table").flatten().as_deref() == Some("i"));
+        let of_table = of_table.unwrap_or_else(|| panic!("{plan:?}"));
+        let (access, index): (String, String) = (of_table.get("type").unwrap(), of_table.get("key").unwrap());
+        assert_eq!((access.as_str(), index.as_str()), ("eq_ref", "PRIMARY"));
+    }
+
+    #[tokio::test]
+    async fn two_batches_that_overlap_do_not_wait_for_each_other_in_a_circle() {
+        let inbox = MysqlInbox::new().await;
+        let all: Vec<_> = (0..600).map(|n| key(&format!("{n:04}"))).collect();
+        let backwards: Vec<_> = all.iter().rev().cloned().collect();
+        for _ in 0..10 {
+            let (mut first, mut second) = (inbox.connect().await, inbox.connect().await);
+            let note = async |conn: &mut diesel_async::AsyncMysqlConnection, keys: &[InboxKey]| {
+                begin(conn).await;
+                let new = note_many(conn, keys).await.unwrap();
+                commit(conn).await;
+                new.into_iter().filter(|is_new| *is_new).count()
+            };
+            let (one, other) = tokio::join!(note(&mut first, &all[..400]), note(&mut second, &backwards[..400]));
+            assert_eq!(one + other, 600);
+            execute(&mut first, "DELETE FROM outbox_inbox").await;
+        }
+    }
+}
+
 /// SQLite has one writer: a transaction that reads before it notes may be refused, one that begins by writing waits.
 #[tokio::test]
 async fn on_sqlite_the_second_waits_for_the_file() {

@@ -12,6 +12,8 @@ use tempfile::TempDir;
 use super::{InboxError, InboxKey};
 use crate::publish::OutboxDatabase;
 use crate::store::inbox::InboxStatement;
+#[cfg(feature = "mysql")]
+use crate::test_support::mysql;
 use crate::test_support::postgres::{self, Database};
 
 type Sqlite = SyncConnectionWrapper<SqliteConnection>;
@@ -35,6 +37,25 @@ impl PostgresInbox {
 
     async fn connect(&self) -> AsyncPgConnection {
         AsyncPgConnection::establish(&self.0.url).await.unwrap()
+    }
+}
+
+/// A database of one test, which has no outbox, on MariaDB or MySQL.
+#[cfg(feature = "mysql")]
+struct MysqlInbox(mysql::Database);
+
+#[cfg(feature = "mysql")]
+impl MysqlInbox {
+    async fn new() -> Self {
+        let inbox = Self(mysql::database().await);
+        let mut conn = inbox.connect().await;
+        super::migrate(&mut conn).await.unwrap();
+        execute(&mut conn, EFFECTS).await;
+        inbox
+    }
+
+    async fn connect(&self) -> diesel_async::AsyncMysqlConnection {
+        diesel_async::AsyncMysqlConnection::establish(&self.0.url).await.unwrap()
     }
 }
 
@@ -100,7 +121,7 @@ async fn noted<C: AsyncConnection<Backend: OutboxDatabase>>(conn: &mut C) -> Vec
 async fn texts<C: AsyncConnection<Backend: OutboxDatabase>>(conn: &mut C, sql: &'static str) -> Vec<String> {
     use crate::store::TextQueries;
 
-    C::Backend::texts(conn, InboxStatement { sql, params: Vec::new() }).await.unwrap()
+    C::Backend::texts(conn, InboxStatement::query(sql)).await.unwrap()
 }
 
 /// Work that leaves an effect.

@@ -127,6 +127,19 @@ macro_rules! promises {
             )*
         }
 
+        #[cfg(feature = "mysql")]
+        mod on_mysql {
+            const AGE: &str = "UPDATE outbox_inbox SET handled_at = handled_at - INTERVAL 2 DAY";
+
+            $(
+                #[tokio::test]
+                async fn $promise() {
+                    let inbox = super::MysqlInbox::new().await;
+                    super::$promise(&mut inbox.connect().await $(, $argument)?).await;
+                }
+            )*
+        }
+
         mod on_sqlite {
             const AGE: &str = "UPDATE outbox_inbox SET handled_at = handled_at - 172800000000";
 

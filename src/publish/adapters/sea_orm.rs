@@ -5,6 +5,8 @@ use uuid::Uuid;
 use super::super::batch::Batch;
 use super::super::errors::{DriverError, not_supported};
 use super::super::write::{self, Write};
+#[cfg(feature = "inbox")]
+use super::execute;
 use super::sea_orm::{ConnectionTrait, DbBackend, DbErr, RuntimeErr, Statement, TransactionTrait, Value};
 use super::{commit, driver_error, query_all};
 use crate::error::PublishError;
@@ -77,9 +79,22 @@ pub(crate) async fn query<C>(
 where
     C: ConnectionTrait,
 {
-    let params = statement.params.into_iter().map(Value::from);
-    let rows = query_all(connection, Statement::from_sql_and_values(backend, statement.sql, params)).await?;
+    let rows = query_all(connection, with_values(backend, statement)).await?;
     rows.iter().map(|row| row.try_get_by_index(0)).collect()
+}
+
+/// Executes a statement and returns how many rows it has changed.
+#[cfg(feature = "inbox")]
+pub(crate) async fn count<C>(connection: &C, backend: DbBackend, statement: write::Statement) -> Result<usize, DbErr>
+where
+    C: ConnectionTrait,
+{
+    let done = execute(connection, with_values(backend, statement)).await?;
+    Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX))
+}
+
+fn with_values(backend: DbBackend, statement: write::Statement) -> Statement {
+    Statement::from_sql_and_values(backend, statement.sql, statement.params.into_iter().map(Value::from))
 }
 
 pub(crate) fn dialect(backend: DbBackend) -> Result<Dialect, PublishError> {

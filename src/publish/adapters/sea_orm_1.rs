@@ -19,6 +19,8 @@
 //! `mysql`.
 
 use ::sea_orm_1 as sea_orm;
+#[cfg(feature = "inbox")]
+use sea_orm::ExecResult;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Statement, sqlx};
 
 #[path = "sea_orm.rs"]
@@ -27,12 +29,17 @@ mod adapter;
 mod error;
 
 #[cfg(feature = "inbox")]
-pub(crate) use adapter::{dialect, query};
+pub(crate) use adapter::{count, dialect, query};
 pub use adapter::{publish, publish_many};
 use error::driver_error;
 
 async fn query_all(connection: &impl ConnectionTrait, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
     connection.query_all(statement).await
+}
+
+#[cfg(feature = "inbox")]
+async fn execute(connection: &impl ConnectionTrait, statement: Statement) -> Result<ExecResult, DbErr> {
+    connection.execute(statement).await
 }
 
 async fn commit(transaction: DatabaseTransaction) -> Result<(), DbErr> {

@@ -21,6 +21,8 @@
 //! SeaORM 2 needs Rust 1.94.
 
 use ::sea_orm_2 as sea_orm;
+#[cfg(feature = "inbox")]
+use sea_orm::ExecResult;
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, TransactionSession, sqlx};
 
 #[path = "sea_orm.rs"]
@@ -29,12 +31,17 @@ mod adapter;
 mod error;
 
 #[cfg(feature = "inbox")]
-pub(crate) use adapter::{dialect, query};
+pub(crate) use adapter::{count, dialect, query};
 pub use adapter::{publish, publish_many};
 use error::driver_error;
 
 async fn query_all(connection: &impl ConnectionTrait, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
     connection.query_all_raw(statement).await
+}
+
+#[cfg(feature = "inbox")]
+async fn execute(connection: &impl ConnectionTrait, statement: Statement) -> Result<ExecResult, DbErr> {
+    connection.execute_raw(statement).await
 }
 
 async fn commit(transaction: impl TransactionSession) -> Result<(), DbErr> {

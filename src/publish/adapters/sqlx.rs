@@ -92,6 +92,10 @@ pub trait SqlxConnection: Connection<Database: Database<Connection = Self>> + Si
         sql: &'static str,
         params: Vec<Option<String>>,
     ) -> BoxFuture<'_, Result<Vec<String>, Error>>;
+
+    /// Executes a statement without preparing it and returns the first column of its rows, a text.
+    #[doc(hidden)]
+    fn fetch_unprepared(&mut self, sql: &'static str) -> BoxFuture<'_, Result<Vec<String>, Error>>;
 }
 
 impl<C, DB> SqlxConnection for C
@@ -114,5 +118,9 @@ where
             let rows = query.fetch_all(self).await?;
             rows.iter().map(|row| row.try_get(0)).collect()
         })
+    }
+
+    fn fetch_unprepared(&mut self, sql: &'static str) -> BoxFuture<'_, Result<Vec<String>, Error>> {
+        Box::pin(async move { self.fetch_all(sql).await?.iter().map(|row| row.try_get(0)).collect() })
     }
 }

@@ -1,6 +1,7 @@
 //! The statements of the inbox, for the connection of the caller.
 //!
-//! Parameters are texts, and each row has one column, a text, so that every driver can execute them.
+//! Parameters are texts, and each row has one column, a text, so that every driver can execute them. MySQL returns no rows
+//! from a statement that writes, so on MariaDB and MySQL the rows that it has changed are counted.
 
 #[cfg(feature = "inbox")]
 mod note;
@@ -31,4 +32,59 @@ pub(crate) use self::table::{exists, find, missing};
 pub struct InboxStatement {
     pub(crate) sql: &'static str,
     pub(crate) params: Vec<String>,
+    pub(crate) returns: Returns,
+}
+
+impl InboxStatement {
+    /// A statement without parameters that returns rows.
+    pub(crate) fn query(sql: &'static str) -> Self {
+        Self { sql, params: Vec::new(), returns: Returns::Rows }
+    }
+}
+
+/// What the caller needs of a statement's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Returns {
+    Rows,
+    /// How many rows it has changed.
+    Count,
+    /// Nothing: a statement without parameters that MySQL does not prepare.
+    Nothing,
+}
+
+/// The answer to a statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Its rows.
+    Rows(Vec<String>),
+    /// How many rows it has changed.
+    Count(usize),
+}
+
+impl Answer {
+    pub(crate) fn rows(self) -> Vec<String> {
+        match self {
+            Self::Rows(rows) => rows,
+            Self::Count(_) => Vec::new(),
+        }
+    }
+
+    /// How many rows the statement has written or deleted.
+    #[cfg(feature = "inbox")]
+    pub(crate) fn changed(&self) -> usize {
+        match self {
+            Self::Rows(rows) => rows.len(),
+            Self::Count(count) => *count,
+        }
+    }
+}
+
+/// A statement that writes: its rows are those that it wrote, or their count is asked for.
+fn writing(dialect: crate::publish::Dialect, sql: &'static str, params: Vec<String>) -> InboxStatement {
+    let returns = match dialect {
+        #[cfg(feature = "mysql")]
+        crate::publish::Dialect::Mysql => Returns::Count,
+        _ => Returns::Rows,
+    };
+    InboxStatement { sql, params, returns }
 }

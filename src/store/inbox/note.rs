@@ -2,13 +2,15 @@
 
 use std::collections::HashSet;
 
-use super::InboxStatement;
+#[cfg(feature = "mysql")]
+use super::Returns;
+use super::{Answer, InboxStatement, writing};
 use crate::publish::Dialect;
 
 /// The columns of the primary key.
 pub(crate) type Note = (String, String, String, i64);
 
-/// Notes that an event is handled: one row if it is new. Waits for another transaction that has noted it.
+/// Notes that an event is handled, unless it was noted before. Waits for another transaction that has noted it.
 pub(crate) fn note(dialect: Dialect, note: &Note) -> InboxStatement {
     let sql = match dialect {
         Dialect::Postgres => {
@@ -20,11 +22,9 @@ pub(crate) fn note(dialect: Dialect, note: &Note) -> InboxStatement {
              ON CONFLICT DO NOTHING RETURNING ''"
         }
         #[cfg(feature = "mysql")]
-        Dialect::Mysql => {
-            "INSERT IGNORE INTO outbox_inbox (consumer, source, event_id, seq) VALUES (?, ?, ?, ?) RETURNING ''"
-        }
+        Dialect::Mysql => "INSERT IGNORE INTO outbox_inbox (consumer, source, event_id, seq) VALUES (?, ?, ?, ?)",
     };
-    InboxStatement { sql, params: columns(note) }
+    writing(dialect, sql, columns(note))
 }
 
 /// Removes a note.
@@ -42,20 +42,11 @@ pub(crate) fn forget(dialect: Dialect, note: &Note) -> InboxStatement {
             "DELETE FROM outbox_inbox WHERE consumer = ? AND source = ? AND event_id = ? AND seq = CAST(? AS SIGNED)"
         }
     };
-    InboxStatement { sql, params: columns(note) }
+    writing(dialect, sql, columns(note))
 }
 
 fn columns((consumer, source, event_id, seq): &Note) -> Vec<String> {
     vec![consumer.clone(), source.clone(), event_id.clone(), seq.to_string()]
-}
-
-/// Many notes that one statement writes.
-pub(crate) struct NoteMany {
-    /// In the order of the caller, who may name an event twice.
-    given: Vec<Note>,
-    /// The places of each event's first note, in the order of the key: two transactions that note the same events then
-    /// wait for each other in one order.
-    each: Vec<usize>,
 }
 
 /// The only row if every note is new. A note is never empty.
@@ -90,68 +81,176 @@ const SQLITE_NOTE_MANY: &str = "INSERT INTO outbox_inbox (consumer, source, even
     json_extract(value, '$[3]') FROM json_each(?1) WHERE true ON CONFLICT DO NOTHING \
     RETURNING json_array(consumer, source, event_id, seq)";
 
-/// As MariaDB has it: MySQL returns no rows from an INSERT.
+/// Remembers the state before the notes: an INSERT does not tell which of them were old.
 #[cfg(feature = "mysql")]
-const MYSQL_NOTE_MANY: &str = "INSERT IGNORE INTO outbox_inbox (consumer, source, event_id, seq) \
-    SELECT n.consumer, n.source, n.event_id, n.seq FROM JSON_TABLE(?, '$[*]' COLUMNS (consumer varchar(100) PATH '$[0]', \
-    source varchar(255) PATH '$[1]', event_id varchar(255) PATH '$[2]', seq bigint PATH '$[3]')) AS n \
-    RETURNING CAST(JSON_ARRAY(consumer, source, event_id, seq) AS char)";
+const MYSQL_MARK: &str = "SAVEPOINT outbox_inbox";
+
+#[cfg(feature = "mysql")]
+const MYSQL_UNDO: &str = "ROLLBACK TO SAVEPOINT outbox_inbox";
+
+#[cfg(feature = "mysql")]
+macro_rules! mysql_notes {
+    () => {
+        "JSON_TABLE(?, '$[*]' COLUMNS (consumer varchar(100) PATH '$[0]', source varchar(255) PATH '$[1]', \
+         event_id varchar(255) PATH '$[2]', seq bigint PATH '$[3]')) AS n"
+    };
+}
+
+#[cfg(feature = "mysql")]
+const MYSQL_NOTE_MANY: &str = concat!(
+    "INSERT IGNORE INTO outbox_inbox (consumer, source, event_id, seq) \
+     SELECT n.consumer, n.source, n.event_id, n.seq FROM ",
+    mysql_notes!()
+);
+
+/// The notes that exist, locked, so that they do so until the transaction ends. Waits as the INSERT does.
+#[cfg(feature = "mysql")]
+const MYSQL_FIND_MANY: &str = concat!(
+    "SELECT CAST(JSON_ARRAY(i.consumer, i.source, i.event_id, i.seq) AS char) FROM (SELECT * FROM ",
+    mysql_notes!(),
+    ") AS n STRAIGHT_JOIN outbox_inbox i ON i.consumer = n.consumer AND i.source = n.source AND i.event_id = n.event_id \
+     AND i.seq = n.seq LOCK IN SHARE MODE"
+);
+
+/// Many notes, written by few statements. Execute each and pass on its answer until there is none:
+///
+/// ```ignore
+/// let mut many = NoteMany::new(dialect, notes);
+/// while let Some(statement) = many.next() {
+///     many.received(execute(statement).await?);
+/// }
+/// many.finish()
+/// ```
+pub(crate) struct NoteMany {
+    dialect: Dialect,
+    /// In the order of the caller, who may name an event twice.
+    given: Vec<Note>,
+    /// The places of each event's first note that may be new, in the order of the key: two transactions that note the
+    /// same events then wait for each other in one order.
+    each: Vec<usize>,
+    step: Step,
+}
+
+/// The statement that comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    #[cfg(feature = "mysql")]
+    Mark,
+    Insert,
+    /// Some were new and some were not: undo it, and find the old ones.
+    #[cfg(feature = "mysql")]
+    Undo,
+    #[cfg(feature = "mysql")]
+    Find,
+    Done,
+}
 
 impl NoteMany {
-    pub(crate) fn new(given: Vec<Note>) -> Self {
+    pub(crate) fn new(dialect: Dialect, given: Vec<Note>) -> Self {
         let mut each: Vec<usize> = (0..given.len()).collect();
         each.sort_by_key(|place| &given[*place]);
         each.dedup_by_key(|place| &given[*place]);
-        Self { given, each }
+        let step = match dialect {
+            _ if each.is_empty() => Step::Done,
+            #[cfg(feature = "mysql")]
+            Dialect::Mysql => Step::Mark,
+            _ => Step::Insert,
+        };
+        Self { dialect, given, each, step }
     }
 
-    /// `None`: there is nothing to note.
-    pub(crate) fn statement(&self, dialect: Dialect) -> Option<InboxStatement> {
-        if self.each.is_empty() {
-            return None;
-        }
-        let notes = || self.each.iter().map(|place| &self.given[*place]);
-        Some(match dialect {
-            Dialect::Postgres => {
-                let seqs: Vec<String> = notes().map(|note| note.3.to_string()).collect();
-                let (event_ids, seqs) = (array(notes().map(|note| &*note.2)), format!("{{{}}}", seqs.join(",")));
-                let (consumer, source, ..) = &self.given[0];
-                let are_alike = notes().all(|note| note.0 == *consumer && note.1 == *source);
-                let (sql, consumers, sources) = match are_alike {
-                    true => (POSTGRES_NOTE_ALIKE, consumer.clone(), source.clone()),
-                    false => {
-                        let column = |column: fn(&Note) -> &str| array(notes().map(column));
-                        (POSTGRES_NOTE_MANY, column(|note| &note.0), column(|note| &note.1))
-                    }
-                };
-                let params = vec![consumers, sources, event_ids, seqs, self.each.len().to_string()];
-                InboxStatement { sql, params }
+    /// The next statement. `None`: every note is written.
+    pub(crate) fn next(&self) -> Option<InboxStatement> {
+        #[cfg(feature = "mysql")]
+        let nothing = |sql| Some(InboxStatement { sql, params: Vec::new(), returns: Returns::Nothing });
+        match self.step {
+            #[cfg(feature = "mysql")]
+            Step::Mark => nothing(MYSQL_MARK),
+            Step::Insert => Some(self.insert()),
+            #[cfg(feature = "mysql")]
+            Step::Undo => nothing(MYSQL_UNDO),
+            #[cfg(feature = "mysql")]
+            Step::Find => {
+                Some(InboxStatement { sql: MYSQL_FIND_MANY, params: vec![self.json()], returns: Returns::Rows })
             }
-            Dialect::Sqlite => {
-                let notes: Vec<&Note> = notes().collect();
-                InboxStatement { sql: SQLITE_NOTE_MANY, params: vec![serde_json::json!(notes).to_string()] }
+            Step::Done => None,
+        }
+    }
+
+    /// Continues with the answer to the last statement.
+    pub(crate) fn received(&mut self, answer: Answer) {
+        self.step = match (self.step, answer) {
+            #[cfg(feature = "mysql")]
+            (Step::Mark, _) => Step::Insert,
+            (Step::Insert, Answer::Rows(rows)) => {
+                if !matches!(&*rows, [all] if all == ALL) {
+                    self.retain(&rows, true);
+                }
+                Step::Done
+            }
+            (Step::Insert, Answer::Count(count)) if count == self.each.len() => Step::Done,
+            (Step::Insert, Answer::Count(0)) => {
+                self.each.clear();
+                Step::Done
             }
             #[cfg(feature = "mysql")]
-            Dialect::Mysql => {
-                let notes: Vec<&Note> = notes().collect();
-                InboxStatement { sql: MYSQL_NOTE_MANY, params: vec![serde_json::json!(notes).to_string()] }
+            (Step::Insert, Answer::Count(_)) => Step::Undo,
+            #[cfg(feature = "mysql")]
+            (Step::Undo, _) => Step::Find,
+            #[cfg(feature = "mysql")]
+            (Step::Find, answer) => {
+                self.retain(&answer.rows(), false);
+                if self.each.is_empty() { Step::Done } else { Step::Insert }
             }
-        })
+            _ => Step::Done,
+        };
     }
 
-    /// For each note in the order given, whether it is new. `rows` are those of the statement.
-    pub(crate) fn finish(self, rows: &[String]) -> Vec<bool> {
+    /// For each note in the order given, whether it is new.
+    pub(crate) fn finish(self) -> Vec<bool> {
         // A note that is given again is old the second time.
         let mut is_new = vec![false; self.given.len()];
-        if let [all] = rows
-            && all == ALL
-        {
-            self.each.into_iter().for_each(|place| is_new[place] = true);
-            return is_new;
-        }
-        let new: HashSet<Note> = rows.iter().filter_map(|row| serde_json::from_str(row).ok()).collect();
-        self.each.into_iter().for_each(|place| is_new[place] = new.contains(&self.given[place]));
+        self.each.into_iter().for_each(|place| is_new[place] = true);
         is_new
+    }
+
+    /// Keeps the notes that are among the rows, or those that are not.
+    fn retain(&mut self, rows: &[String], are_in: bool) {
+        let rows: HashSet<Note> = rows.iter().filter_map(|row| serde_json::from_str(row).ok()).collect();
+        self.each.retain(|place| rows.contains(&self.given[*place]) == are_in);
+    }
+
+    fn notes(&self) -> impl Iterator<Item = &Note> {
+        self.each.iter().map(|place| &self.given[*place])
+    }
+
+    fn insert(&self) -> InboxStatement {
+        let (sql, params) = match self.dialect {
+            Dialect::Postgres => self.postgres(),
+            Dialect::Sqlite => (SQLITE_NOTE_MANY, vec![self.json()]),
+            #[cfg(feature = "mysql")]
+            Dialect::Mysql => (MYSQL_NOTE_MANY, vec![self.json()]),
+        };
+        writing(self.dialect, sql, params)
+    }
+
+    fn json(&self) -> String {
+        serde_json::json!(self.notes().collect::<Vec<_>>()).to_string()
+    }
+
+    fn postgres(&self) -> (&'static str, Vec<String>) {
+        let seqs: Vec<String> = self.notes().map(|note| note.3.to_string()).collect();
+        let (event_ids, seqs) = (array(self.notes().map(|note| &*note.2)), format!("{{{}}}", seqs.join(",")));
+        let (consumer, source, ..) = &self.given[0];
+        let are_alike = self.notes().all(|note| note.0 == *consumer && note.1 == *source);
+        let (sql, consumers, sources) = match are_alike {
+            true => (POSTGRES_NOTE_ALIKE, consumer.clone(), source.clone()),
+            false => {
+                let column = |column: fn(&Note) -> &str| array(self.notes().map(column));
+                (POSTGRES_NOTE_MANY, column(|note| &note.0), column(|note| &note.1))
+            }
+        };
+        (sql, vec![consumers, sources, event_ids, seqs, self.each.len().to_string()])
     }
 }
 
@@ -187,24 +286,54 @@ mod tests {
 
     #[test]
     fn each_note_is_written_once_in_the_order_of_the_key() {
-        let many = NoteMany::new(vec![note("b"), note("a\"\\,"), note("b")]);
-        let statement = many.statement(Dialect::Postgres).unwrap();
+        let mut many = NoteMany::new(Dialect::Postgres, vec![note("b"), note("a\"\\,"), note("b")]);
+        let statement = many.next().unwrap();
         assert_eq!(statement.params, ["c", "s", r#"{"a\"\\,","b"}"#, "{0,0}", "2"]);
-        assert_eq!(many.finish(&[String::new()]), [true, true, false]);
+        many.received(Answer::Rows(vec![String::new()]));
+        assert!(many.next().is_none());
+        assert_eq!(many.finish(), [true, true, false]);
     }
 
     #[test]
     fn notes_of_several_sources_are_arrays() {
         let other = ("c".to_owned(), "other".to_owned(), "a".to_owned(), -1);
-        let statement = NoteMany::new(vec![note("b"), other]).statement(Dialect::Postgres).unwrap();
+        let statement = NoteMany::new(Dialect::Postgres, vec![note("b"), other]).next().unwrap();
         assert_eq!(statement.params, [r#"{"c","c"}"#, r#"{"other","s"}"#, r#"{"a","b"}"#, "{-1,0}", "2"]);
     }
 
     #[test]
     fn old_notes_are_told_from_new_ones() {
-        let many = NoteMany::new(vec![note("b"), note("a"), note("b")]);
-        assert_eq!(many.finish(&[r#"["c","s","b",0]"#.to_owned()]), [true, false, false]);
-        assert!(NoteMany::new(Vec::new()).statement(Dialect::Sqlite).is_none());
-        assert_eq!(NoteMany::new(vec![note("a")]).finish(&[]), [false]);
+        let mut many = NoteMany::new(Dialect::Sqlite, vec![note("b"), note("a"), note("b")]);
+        many.received(Answer::Rows(vec![r#"["c","s","b",0]"#.to_owned()]));
+        assert_eq!(many.finish(), [true, false, false]);
+        assert!(NoteMany::new(Dialect::Sqlite, Vec::new()).next().is_none());
+        let mut many = NoteMany::new(Dialect::Sqlite, vec![note("a")]);
+        many.received(Answer::Rows(Vec::new()));
+        assert_eq!(many.finish(), [false]);
+    }
+
+    #[cfg(feature = "mysql")]
+    #[test]
+    fn counted_notes_are_undone_and_old_ones_found_only_if_some_are_new() {
+        let many = || NoteMany::new(Dialect::Mysql, vec![note("b"), note("a"), note("b")]);
+        let executed = |many: &mut NoteMany, answers: &[Answer]| -> Vec<&str> {
+            let mut answers = answers.iter().cloned();
+            std::iter::from_fn(|| {
+                let sql = many.next()?.sql;
+                many.received(answers.next().unwrap());
+                sql.split(' ').next()
+            })
+            .collect()
+        };
+        for (count, is_new) in [(2, [true, true, false]), (0, [false; 3])] {
+            let mut many = many();
+            assert_eq!(executed(&mut many, &[Answer::Count(0), Answer::Count(count)]), ["SAVEPOINT", "INSERT"]);
+            assert_eq!(many.finish(), is_new);
+        }
+        let mut many = many();
+        let found = Answer::Rows(vec![r#"["c", "s", "a", 0]"#.to_owned()]);
+        let answers = [Answer::Count(0), Answer::Count(1), Answer::Count(0), found, Answer::Count(1)];
+        assert_eq!(executed(&mut many, &answers), ["SAVEPOINT", "INSERT", "ROLLBACK", "SELECT", "INSERT"]);
+        assert_eq!(many.finish(), [true, false, false]);
     }
 }

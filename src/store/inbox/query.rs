@@ -10,7 +10,7 @@ use diesel::serialize::ToSql;
 use diesel::sql_types::{HasSqlType, Text};
 use diesel_async::AsyncConnection;
 
-use super::InboxStatement;
+use super::{Answer, InboxStatement, Returns};
 use crate::publish::Dialect;
 
 /// Its text does not depend on its parameters, so the server may keep it and its plan.
@@ -53,15 +53,31 @@ pub trait TextQueries: Backend + Sized {
     /// The database's language.
     const DIALECT: Dialect;
 
-    /// The rows of a statement.
-    fn texts<C>(conn: &mut C, statement: InboxStatement) -> impl Future<Output = QueryResult<Vec<String>>> + Send
+    /// The answer to a statement.
+    fn answer<C>(conn: &mut C, statement: InboxStatement) -> impl Future<Output = QueryResult<Answer>> + Send
     where
         C: AsyncConnection<Backend = Self>;
 
     /// The rows of a statement.
-    fn texts_blocking<C>(conn: &mut C, statement: InboxStatement) -> QueryResult<Vec<String>>
+    fn texts<C>(conn: &mut C, statement: InboxStatement) -> impl Future<Output = QueryResult<Vec<String>>> + Send
+    where
+        C: AsyncConnection<Backend = Self>,
+    {
+        async { Ok(Self::answer(conn, statement).await?.rows()) }
+    }
+
+    /// The answer to a statement.
+    fn answer_blocking<C>(conn: &mut C, statement: InboxStatement) -> QueryResult<Answer>
     where
         C: LoadConnection<Backend = Self>;
+
+    /// The rows of a statement.
+    fn texts_blocking<C>(conn: &mut C, statement: InboxStatement) -> QueryResult<Vec<String>>
+    where
+        C: LoadConnection<Backend = Self>,
+    {
+        Self::answer_blocking(conn, statement).map(Answer::rows)
+    }
 }
 
 macro_rules! text_queries {
@@ -69,18 +85,36 @@ macro_rules! text_queries {
         impl TextQueries for $database {
             const DIALECT: Dialect = Dialect::$dialect;
 
-            async fn texts<C>(conn: &mut C, statement: InboxStatement) -> QueryResult<Vec<String>>
+            async fn answer<C>(conn: &mut C, statement: InboxStatement) -> QueryResult<Answer>
             where
                 C: AsyncConnection<Backend = Self>,
             {
-                diesel_async::RunQueryDsl::load(TextQuery(statement), conn).await
+                use diesel_async::RunQueryDsl;
+
+                Ok(match statement.returns {
+                    Returns::Rows => Answer::Rows(TextQuery(statement).load(conn).await?),
+                    Returns::Count => Answer::Count(TextQuery(statement).execute(conn).await?),
+                    Returns::Nothing => {
+                        conn.batch_execute(statement.sql).await?;
+                        Answer::Count(0)
+                    }
+                })
             }
 
-            fn texts_blocking<C>(conn: &mut C, statement: InboxStatement) -> QueryResult<Vec<String>>
+            fn answer_blocking<C>(conn: &mut C, statement: InboxStatement) -> QueryResult<Answer>
             where
                 C: LoadConnection<Backend = Self>,
             {
-                diesel::RunQueryDsl::load(TextQuery(statement), conn)
+                use diesel::RunQueryDsl;
+
+                Ok(match statement.returns {
+                    Returns::Rows => Answer::Rows(TextQuery(statement).load(conn)?),
+                    Returns::Count => Answer::Count(TextQuery(statement).execute(conn)?),
+                    Returns::Nothing => {
+                        conn.batch_execute(statement.sql)?;
+                        Answer::Count(0)
+                    }
+                })
             }
         }
     };

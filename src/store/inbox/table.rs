@@ -1,6 +1,6 @@
 //! The inbox's table, and what is deleted from it.
 
-use super::InboxStatement;
+use super::{InboxStatement, writing};
 use crate::error::StoreError;
 use crate::publish::Dialect;
 
@@ -12,6 +12,10 @@ pub(crate) const MYSQL_TABLE: &str = include_str!("../../../migrations/mysql/inb
 #[cfg(any(feature = "sqlite", feature = "inbox"))]
 pub(crate) const SQLITE_TABLE: &str = include_str!("../../../migrations/sqlite/inbox.sql");
 
+/// The collation that tells `a` from `a` with a space. MariaDB reads the first comment, and MySQL the second.
+#[cfg(all(feature = "mysql", feature = "inbox"))]
+const MYSQL_EXACT: &str = "/*M! utf8mb4_nopad_bin */ /*!80017 utf8mb4_0900_bin */";
+
 /// The statements that create the table, on a connection of the caller's. One transaction at a time creates it.
 #[cfg(feature = "inbox")]
 pub(crate) fn table(dialect: Dialect) -> String {
@@ -21,7 +25,7 @@ pub(crate) fn table(dialect: Dialect) -> String {
         }
         Dialect::Sqlite => SQLITE_TABLE.to_owned(),
         #[cfg(feature = "mysql")]
-        Dialect::Mysql => MYSQL_TABLE.replace("{exact}", "utf8mb4_bin"),
+        Dialect::Mysql => MYSQL_TABLE.replace("{exact}", MYSQL_EXACT),
     }
 }
 
@@ -51,7 +55,7 @@ pub(crate) fn find(dialect: Dialect) -> InboxStatement {
              WHERE t.table_schema = DATABASE() AND t.table_name = 'outbox_inbox'"
         }
     };
-    InboxStatement { sql, params: Vec::new() }
+    InboxStatement::query(sql)
 }
 
 /// Whether the table exists, by the rows of [`find`].
@@ -73,8 +77,7 @@ pub(crate) fn missing(target: impl Into<String>) -> StoreError {
     StoreError::NoInbox { target: target.into() }
 }
 
-/// Deletes the oldest notes before a time, and returns a row for each: few enough that no other statement waits for
-/// long.
+/// Deletes the oldest notes before a time: few enough that no other statement waits for long.
 macro_rules! postgres_delete {
     ($cutoff:literal) => {
         concat!(
@@ -95,15 +98,14 @@ macro_rules! sqlite_delete {
     };
 }
 
-/// As MariaDB has it: MySQL returns no rows from a DELETE.
 #[cfg(feature = "mysql")]
 macro_rules! mysql_delete {
     ($cutoff:literal) => {
-        concat!("DELETE FROM outbox_inbox WHERE handled_at < ", $cutoff, " ORDER BY handled_at LIMIT 1000 RETURNING ''")
+        concat!("DELETE FROM outbox_inbox WHERE handled_at < ", $cutoff, " ORDER BY handled_at LIMIT 1000")
     };
 }
 
-/// Deletes notes before a time, in microseconds since 1970; one row for each.
+/// Deletes notes before a time, in microseconds since 1970.
 #[cfg(feature = "inbox")]
 pub(crate) fn delete_before(dialect: Dialect, micros: i64) -> InboxStatement {
     let sql = match dialect {
@@ -114,10 +116,10 @@ pub(crate) fn delete_before(dialect: Dialect, micros: i64) -> InboxStatement {
             mysql_delete!("TIMESTAMP'1970-01-01 00:00:00' + INTERVAL CAST(? AS SIGNED) MICROSECOND")
         }
     };
-    InboxStatement { sql, params: vec![micros.to_string()] }
+    writing(dialect, sql, vec![micros.to_string()])
 }
 
-/// Deletes notes that are older than this by the database's clock; one row for each.
+/// Deletes notes that are older than this by the database's clock.
 #[cfg_attr(
     not(any(feature = "postgres", feature = "sqlite")),
     allow(dead_code, reason = "MariaDB counts the rows that a statement has changed")
@@ -129,5 +131,5 @@ pub(crate) fn delete_older(dialect: Dialect, kept: std::time::Duration) -> Inbox
         Dialect::Mysql => mysql_delete!("UTC_TIMESTAMP(6) - INTERVAL CAST(? AS SIGNED) SECOND"),
         Dialect::Sqlite => sqlite_delete!("(CAST(strftime('%s', 'now') AS INTEGER) - CAST(?1 AS INTEGER)) * 1000000"),
     };
-    InboxStatement { sql, params: vec![kept.as_secs().to_string()] }
+    writing(dialect, sql, vec![kept.as_secs().to_string()])
 }

@@ -55,7 +55,7 @@ pub(super) async fn delete_older(store: &PostgresStore, kept: Duration) -> Resul
     let deleted = store
         .run("delete old notes of the inbox", |conn| {
             async move {
-                let may_delete = InboxStatement { sql: MAY_DELETE, params: Vec::new() };
+                let may_delete = InboxStatement::query(MAY_DELETE);
                 match Pg::texts(conn, may_delete).await?.first().map(String::as_str) {
                     None => Ok(Deleted::NoInbox),
                     Some("true") => {
