@@ -66,9 +66,9 @@ fi
 echo "cargo, cc, redis-server, rabbitmq-server, postgres, mariadbd, nginx, curl, promtool, chromium, node, npm and python3 with venv are installed"
 if [ "${1:-}" = --programs ]; then exit 0; fi
 
-# With more threads the servers and workers of the tests only wait for each other.
-threads=$(nproc 2>/dev/null || echo 2)
-if [ "$threads" -gt 4 ]; then threads=4; fi
+# Tests wait more than they compute, so three share two processors. With more threads their servers only wait for each other.
+threads=$((3 * $(nproc 2>/dev/null || echo 2) / 2))
+if [ "$threads" -gt 6 ]; then threads=6; fi
 
 step "Tests and the documentation's examples"
 RUST_TEST_THREADS="${RUST_TEST_THREADS:-$threads}" cargo test --workspace

@@ -43,6 +43,10 @@ impl InboxStatement {
 }
 
 /// What the caller needs of a statement's answer.
+#[cfg_attr(
+    not(all(feature = "mysql", feature = "inbox")),
+    allow(dead_code, reason = "only the inbox on MariaDB and MySQL has all of them")
+)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Returns {
     Rows,
