@@ -17,7 +17,8 @@ async fn database(kind: Kind) -> TestDatabase {
     let table = match kind {
         Kind::Postgres => include_str!("../../../migrations/postgres/inbox.sql"),
         Kind::Sqlite => include_str!("../../../migrations/sqlite/inbox.sql"),
-        Kind::Mysql => &include_str!("../../../migrations/mysql/inbox.sql").replace("{exact}", "/*M! utf8mb4_nopad_bin */ /*!80017 utf8mb4_0900_bin */"),
+        Kind::Mysql => &include_str!("../../../migrations/mysql/inbox.sql")
+            .replace("{exact}", "/*M! utf8mb4_nopad_bin */ /*!80017 utf8mb4_0900_bin */"),
     };
     database.execute(table).await;
     database.execute("CREATE TABLE effects (text varchar(9))").await;
@@ -39,7 +40,8 @@ async fn an_event_is_handled_once_and_its_replay_again<D: InboxDoor>(kind: Kind)
     };
     let mut noted = database.texts(noted).await;
     noted.sort();
-    let expected = ["biller tests a 0", "mailer tests A 0", "mailer tests a  0", "mailer tests a 0", "mailer tests a 7"];
+    let expected =
+        ["biller tests a 0", "mailer tests A 0", "mailer tests a  0", "mailer tests a 0", "mailer tests a 7"];
     assert_eq!(noted, expected);
 }
 
