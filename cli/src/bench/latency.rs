@@ -37,6 +37,9 @@ pub(super) const WRITERS: u32 = 8;
 /// How many seconds events are written.
 pub(super) const SPAN: u32 = 4;
 
+/// How long a worker may take until it delivers: one that is not optimised reads the shards of 21 lanes first.
+const STARTING: Duration = Duration::from_secs(120);
+
 /// How long to wait for an entry before it counts as lost.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -136,9 +139,9 @@ pub(super) async fn wait_delivery(writer: &mut impl Writer, stream: &mut RawStre
         while !stream.next_ids().await?.contains(&first) {}
         anyhow::Ok(())
     };
-    tokio::time::timeout(PATIENCE, came)
+    tokio::time::timeout(STARTING, came)
         .await
-        .with_context(|| format!("the worker delivered no event within {PATIENCE:?}"))?
+        .with_context(|| format!("the worker delivered no event within {STARTING:?}"))?
 }
 
 /// Writes `events` at this rate, in turns, and reads their entries. Returns the time from the answer to each commit until its
