@@ -118,6 +118,7 @@ async fn two_batches_of_the_same_events_do_not_wait_for_each_other_in_a_circle()
 #[cfg(feature = "mysql")]
 mod on_mysql {
     use super::*;
+    use crate::test_support::unique;
 
     /// Waits until a statement that writes has been executing for a while. The server's own table of waiting transactions is not
     /// refreshed while several tests read it.
@@ -187,6 +188,35 @@ mod on_mysql {
                 assert_eq!(is_new, [true, !is_committed, true], "{level}");
             }
         }
+    }
+
+    /// A locking read needs more than SELECT on MySQL: DELETE is enough.
+    #[tokio::test]
+    async fn a_consumer_needs_only_the_documented_rights() {
+        use mysql_async::prelude::Queryable;
+
+        let inbox = MysqlInbox::new().await;
+        let user = &unique("c")[..14];
+        let mut owner = inbox.0.connect().await;
+        for statement in [
+            format!("CREATE USER {user} IDENTIFIED BY 'secret'"),
+            format!("GRANT SELECT, INSERT, DELETE ON {}.outbox_inbox TO {user}", inbox.0.name),
+            format!("GRANT SELECT, INSERT ON {}.effects TO {user}", inbox.0.name),
+        ] {
+            owner.query_drop(statement).await.unwrap();
+        }
+        let mut url = url::Url::parse(&inbox.0.url).unwrap();
+        url.set_username(user).unwrap();
+        url.set_password(Some("secret")).unwrap();
+        let mut conn = diesel_async::AsyncMysqlConnection::establish(url.as_str()).await.unwrap();
+        begin(&mut conn).await;
+        let failed = handle(&mut conn, key("a"), async |_| Err::<(), Failure>("closed".into())).await;
+        assert_eq!(failed.unwrap_err().to_string(), "closed");
+        handle(&mut conn, key("a"), async |conn| work(conn, "a").await).await.unwrap().done().unwrap();
+        assert_eq!(note_many(&mut conn, [key("a"), key("b")]).await.unwrap(), [false, true]);
+        commit(&mut conn).await;
+        assert_eq!(effects(&mut conn).await, ["a"]);
+        owner.query_drop(format!("DROP USER {user}")).await.unwrap();
     }
 
     /// Otherwise each row that is read would be locked.
