@@ -5,7 +5,7 @@
 
 pub mod conformance;
 
-pub use crate::backend::inspection::{BackendFacts, GroupFacts};
+pub use crate::backend::inspection::{BackendFacts, GroupFacts, StreamFacts, StreamLimit};
 pub use crate::backend::session::{
     BackendSession, BatchResult, JournalEntry, OutgoingEvent, SendResult, ShardsOpened, Unavailable, next_token,
 };

@@ -7,7 +7,7 @@ use async_nats::jetstream::stream::RawMessageErrorKind;
 use serde_json::Value;
 
 use crate::python::interpreter;
-use crate::support::nats::Server;
+use crate::support::nats::{Cluster, Server, WITHOUT_BATCHES};
 use crate::support::process::Signal;
 use crate::support::{PATIENCE, eventually, postgres};
 use crate::test_outbox::TestOutbox;
@@ -38,12 +38,12 @@ async fn outbox() -> TestOutbox {
     TestOutbox::on(postgres::database().await, "redis://127.0.0.1:1".to_owned()).await
 }
 
-fn settings(test: &TestOutbox, server: &Server, lines: &str) -> std::path::PathBuf {
+fn settings(test: &TestOutbox, url: &str, lines: &str) -> std::path::PathBuf {
     test.file(&format!(
         "[database]\nurl = \"{}\"\n[publishers.default]\nbackend = \"nats\"\nurl = \"{}\"\ncreate = true\n{lines}\n\
          [worker]\nlease = \"1s\"\n",
         test.url(),
-        server.url()
+        url
     ))
 }
 
@@ -61,7 +61,7 @@ async fn a_python_consumer_reads_events_in_both_modes_and_no_journal() {
     let python = interpreter("nats", &["nats-py==2.11.0", "cloudevents==1.12.0"]);
     let mut expected = String::new();
     for (number, mode) in ["structured", "binary"].into_iter().enumerate() {
-        let settings = settings(&test, &server, &format!("mode = \"{mode}\""));
+        let settings = settings(&test, &server.url(), &format!("mode = \"{mode}\""));
         publish(&test, &settings, number);
         let sent = test.outbox(&settings, &["worker", "--until-empty"]).output().unwrap();
         assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
@@ -77,7 +77,7 @@ async fn a_python_consumer_reads_events_in_both_modes_and_no_journal() {
 #[tokio::test]
 async fn killed_workers_and_servers_lose_nothing_and_double_nothing() {
     let (test, mut server) = (outbox().await, Server::start());
-    let settings = settings(&test, &server, "connect_timeout = 1\nsocket_timeout = 1");
+    let settings = settings(&test, &server.url(), "connect_timeout = 1\nsocket_timeout = 1");
     let events = 40;
     let mut worker = test.worker(&settings, "w");
     for number in 0..events {
@@ -124,7 +124,7 @@ async fn killed_workers_and_servers_lose_nothing_and_double_nothing() {
 #[tokio::test]
 async fn the_journal_of_a_backend_that_is_gone_is_listed_and_removed() {
     let (test, server) = (outbox().await, Server::start());
-    let old = settings(&test, &server, "");
+    let old = settings(&test, &server.url(), "");
     publish(&test, &old, 1);
     assert!(test.outbox(&old, &["worker", "--until-empty"]).status().unwrap().success());
     let renamed = std::fs::read_to_string(&old).unwrap().replace("publishers.default", "publishers.other");
@@ -148,4 +148,55 @@ async fn the_journal_of_a_backend_that_is_gone_is_listed_and_removed() {
     let cleaned = said(&["cleanup"]);
     assert!(cleaned.contains("removed 32 orphaned fields of this outbox from backend other"), "{cleaned}");
     assert_eq!(left_behind(), serde_json::json!([]));
+}
+
+/// What `outbox doctor` says about the publisher: the checks and how severe they are.
+fn findings(test: &TestOutbox, settings: &std::path::Path) -> Vec<(String, String)> {
+    let output = test.outbox(settings, &["doctor", "--format", "json"]).output().unwrap();
+    let found: Vec<Value> = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    let text = |finding: &Value, name: &str| finding[name].as_str().unwrap().to_owned();
+    let of_publisher = found.iter().filter(|finding| finding["part"] == "publisher default");
+    let mut found: Vec<_> = of_publisher.map(|finding| (text(finding, "check"), text(finding, "severity"))).collect();
+    found.sort();
+    found
+}
+
+fn expected(findings: &[(&str, &str)]) -> Vec<(String, String)> {
+    findings.iter().map(|(check, severity)| ((*check).to_owned(), (*severity).to_owned())).collect()
+}
+
+#[tokio::test]
+async fn the_doctor_names_streams_that_are_lost_or_full_and_old_servers() {
+    let (test, server) = (outbox().await, Server::start());
+    assert_eq!(findings(&test, &settings(&test, &server.url(), "")), [], "a stream as the outbox creates it");
+
+    let context = jetstream::new(async_nats::connect(server.url()).await.unwrap());
+    let fragile = jetstream::stream::Config {
+        name: "FRAGILE".to_owned(),
+        subjects: vec!["fragile.>".to_owned(), "_outbox.FRAGILE.>".to_owned()],
+        storage: jetstream::stream::StorageType::Memory,
+        discard: jetstream::stream::DiscardPolicy::New,
+        max_messages: 10,
+        allow_atomic_publish: true,
+        allow_rollup: true,
+        ..Default::default()
+    };
+    context.create_stream(fragile).await.unwrap();
+    let settings_of = |stream: &str| format!("stream = \"{stream}\"\nsubject = \"{}.{{type}}\"", stream.to_lowercase());
+    let fragile = settings(&test, &server.url(), &settings_of("FRAGILE"));
+    for _ in 0..8 {
+        context.publish("fragile.t", "".into()).await.unwrap().await.unwrap();
+    }
+    assert_eq!(findings(&test, &fragile), expected(&[("storage", "danger")]), "8 of 10 messages");
+    context.publish("fragile.t", "".into()).await.unwrap().await.unwrap();
+    assert_eq!(findings(&test, &fragile), expected(&[("limits", "danger"), ("storage", "danger")]), "9 of 10 messages");
+
+    let old = Server::with(WITHOUT_BATCHES, "");
+    assert_eq!(findings(&test, &settings(&test, &old.url(), "")), expected(&[("version", "advice")]));
+
+    let cluster = Cluster::start(3);
+    assert_eq!(findings(&test, &settings(&test, &cluster.url(0), "replicas = 3")), []);
+    let lone = settings(&test, &cluster.url(0), &format!("replicas = 1\n{}", settings_of("LONE")));
+    assert_eq!(findings(&test, &lone), expected(&[("replicas", "advice")]));
 }

@@ -1,14 +1,14 @@
-//! Judges a Redis server.
+//! Judges what a backend says about itself: Redis here, JetStream in a file of its own.
 
 use chrono::{DateTime, Utc};
 
-use super::Findings;
+use super::{Findings, jetstream};
 use crate::backend::inspection::BackendFacts;
 use crate::settings::PublisherSettings;
 use crate::settings::name_template::NameTemplate;
 
 /// A group that has used up this share of `max_len` is about to lose entries; so it is with `max_streams`.
-const FULL: f64 = 0.8;
+pub(super) const FULL: f64 = 0.8;
 
 pub(super) fn judge(publisher: &PublisherSettings, facts: &BackendFacts, now: DateTime<Utc>, findings: &mut Findings) {
     match publisher.backend.as_str() {
@@ -27,6 +27,7 @@ pub(super) fn judge(publisher: &PublisherSettings, facts: &BackendFacts, now: Da
         }
         // Redis stores nothing for it.
         "redis_pubsub" => {}
+        "nats" => jetstream::judge(facts, findings),
         _ => return,
     }
     if !facts.forbidden.is_empty() {

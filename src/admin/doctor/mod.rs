@@ -2,6 +2,7 @@
 
 mod backend;
 mod database;
+mod jetstream;
 mod mysql;
 mod traffic;
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_nats::jetstream::Context;
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use percent_encoding::percent_decode_str;
 use rustls::ClientConfig;
@@ -77,6 +78,13 @@ impl Address {
             Ok(Err(error)) => Err(errors::unavailable("cannot connect", &errors::with_causes(&error))),
             Err(_) => Err(errors::unavailable("cannot connect", &format!("no answer within {limit:?}"))),
         }
+    }
+
+    /// JetStream on a connection.
+    pub(super) fn context(&self, client: &Client) -> Context {
+        let mut context = async_nats::jetstream::new(client.clone());
+        context.set_timeout(self.socket_timeout);
+        context
     }
 
     fn options(&self, servers: &[ServerAddr], complaint: &LastComplaint) -> Result<ConnectOptions, String> {

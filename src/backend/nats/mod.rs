@@ -7,6 +7,7 @@
 mod batch;
 mod connection;
 mod errors;
+mod inspection;
 mod journal;
 mod message;
 #[cfg(feature = "bench-api")]
@@ -34,6 +35,7 @@ use self::journal::{Journal, Standing, Token};
 use self::stream::{Stream, WantedStream};
 use self::windowed::Windowed;
 use super::BackendError;
+use super::inspection::BackendFacts;
 use super::session::{
     AtLeastOnce, BackendSession, BatchResult, JournalEntry, OutgoingEvent, SendResult, ShardsOpened, Unavailable,
     next_token,
@@ -91,9 +93,7 @@ impl Nats {
         }
         let (client, complaint) = self.address.connect().await?;
         let is_atomic = client.is_server_compatible(2, 12, 0);
-        let mut context = async_nats::jetstream::new(client.clone());
-        context.set_timeout(self.address.socket_timeout);
-        let found = self.wanted.find(&client, &context, is_atomic).await;
+        let found = self.wanted.find(&client, &self.address.context(&client), is_atomic).await;
         let stream = found.map_err(|error| explained(error, &complaint))?;
         let sending = if is_atomic {
             Sending::Once(Box::new(stream))
@@ -240,9 +240,7 @@ impl Nats {
         match sending {
             Sending::Windowed(session) => session.health_check().await,
             Sending::Once(_) => {
-                let mut context = async_nats::jetstream::new(client.clone());
-                context.set_timeout(self.address.socket_timeout);
-                let found = self.wanted.find(client, &context, true).await;
+                let found = self.wanted.find(client, &self.address.context(client), true).await;
                 found.map(drop).map_err(|error| explained(error, complaint))
             }
         }
@@ -416,6 +414,10 @@ impl BackendSession for Nats {
 
     async fn health_check(&mut self) -> Result<(), BackendError> {
         self.check().await.inspect_err(|_| self.end())
+    }
+
+    async fn inspect(&mut self) -> Result<BackendFacts, BackendError> {
+        self.read_facts().await.inspect_err(|_| self.end())
     }
 
     async fn entries(&mut self) -> Result<Vec<JournalEntry>, BackendError> {

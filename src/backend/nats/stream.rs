@@ -3,7 +3,7 @@
 use async_nats::Client;
 use async_nats::jetstream;
 use async_nats::jetstream::context::{CreateStreamError, GetStreamError, GetStreamErrorKind};
-use async_nats::jetstream::stream::{Config, RetentionPolicy};
+use async_nats::jetstream::stream::{Config, Info, RetentionPolicy};
 use async_nats::jetstream::{Context, ErrorCode};
 
 use super::errors;
@@ -59,6 +59,12 @@ impl WantedStream {
         let of_stream = usize::try_from(config.max_message_size).ok().filter(|size| *size > 0);
         let largest = client.max_payload().min(of_stream.unwrap_or(usize::MAX));
         Ok(Stream { subjects: config.subjects.clone(), largest, handle })
+    }
+
+    /// The stream as it is now.
+    pub(super) async fn info(&self, context: &Context) -> Result<Info, BackendError> {
+        let stream = context.get_stream(&self.name).await.map_err(|error| self.unavailable(&error))?;
+        Ok(stream.cached_info().clone())
     }
 
     async fn create(&self, context: &Context, is_atomic: bool) -> Result<jetstream::stream::Stream, BackendError> {
