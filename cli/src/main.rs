@@ -3,5 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    actix_outbox_cli::run(actix_outbox::Builder::default())
+    let builder = actix_outbox::Builder::default();
+    #[cfg(feature = "kafka")]
+    let builder = actix_outbox_kafka::register(builder);
+    actix_outbox_cli::run(builder)
 }

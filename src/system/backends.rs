@@ -121,7 +121,11 @@ impl Backends {
     fn unknown(&self, kind: &str) -> String {
         let mut known: Vec<&str> = BUILT_IN.iter().copied().chain(self.0.keys().map(String::as_str)).collect();
         known.sort_unstable();
-        let remedy = if kind == "kafka" { "; the package actix-outbox-kafka has it" } else { "" };
+        let remedy = if kind == "kafka" {
+            "; the package actix-outbox-kafka has it, and `outbox` with the feature kafka"
+        } else {
+            ""
+        };
         format!("`{kind}` is not a known backend; this program knows {}{remedy}", known.join(", "))
     }
 }
