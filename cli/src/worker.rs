@@ -188,6 +188,9 @@ async fn work(builder: Builder, until_empty: bool, measured: bool, site: Site) -
     let left = tokio::select! {
         left = outbox.drained(), if until_empty => {
             tracing::info!("nothing is left to deliver; shutting down");
+            for (backend, due) in &left.elsewhere {
+                tracing::warn!(%backend, due, "its due events are left: this worker does not serve the backend, or it is paused");
+            }
             left
         }
         () = input_ended(), if measured => Drained::default(),

@@ -1,6 +1,6 @@
 //! `Outbox::drained`: waits until nothing is left that can be delivered.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::context::SystemContext;
 use super::handle::{CHECK_INTERVAL, Outbox};
 use crate::clock::BootInstant;
 use crate::error::StoreError;
-use crate::store::{DeliveryRequest, LaneName, UnrecordedEvents};
+use crate::store::{BackendPause, Backlog, DeliveryRequest, LaneName, UnrecordedEvents};
 
 /// An outcome that could not be recorded for so long may never be.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -26,6 +26,8 @@ pub struct Drained {
     /// Events that were sent or refused, but the database does not record it: a trigger refuses the change, for example, or
     /// another transaction has locked the row. [`Outbox::explain`] names the reason.
     pub unrecorded: Vec<Uuid>,
+    /// How many due events other backends have, by name: this worker does not serve them, or an operator has paused them.
+    pub elsewhere: BTreeMap<String, i64>,
 }
 
 impl Outbox {
@@ -39,7 +41,7 @@ impl Outbox {
             if let Some(rest) = self.rest() {
                 let used_up = self.context.quota.as_ref().is_some_and(|quota| quota.is_used_up());
                 if used_up || !self.has_deliverable(&rest).await && self.rest().is_some() {
-                    return Drained { unrecorded: rest.ids() };
+                    return Drained { unrecorded: rest.ids(), elsewhere: self.elsewhere().await };
                 }
             }
             tokio::time::sleep(CHECK_INTERVAL).await;
@@ -51,6 +53,13 @@ impl Outbox {
         let before = BootInstant::now().before(PATIENCE);
         let deliveries = self.context.owed.only_unwritable(before)?;
         Some(Rest { events: self.context.only_unrecorded(before)?, deliveries })
+    }
+
+    /// What other backends have; nothing if the database does not say: `outbox status` shows it.
+    async fn elsewhere(&self) -> BTreeMap<String, i64> {
+        let context = Arc::clone(&self.context);
+        let asked = self.context.runtime.spawn(async move { due_elsewhere(&context).await });
+        asked.await.ok().and_then(Result::ok).unwrap_or_default()
     }
 
     /// Whether anything can be delivered; also if that cannot be known now.
@@ -83,10 +92,28 @@ impl Rest {
 
 async fn has_deliverable_events(context: &SystemContext, unrecorded: &UnrecordedEvents) -> Result<bool, StoreError> {
     let pauses = context.store.pauses().await?;
-    let is_paused = |name: &str| pauses.iter().any(|pause| pause.backend == name && pause.is_whole());
     let mut lanes: Vec<LaneName> = context.lanes().cloned().collect();
-    lanes.retain(|lane| !context.publisher_of(lane).is_some_and(|publisher| is_paused(&publisher.name)));
+    lanes.retain(|lane| !context.publisher_of(lane).is_some_and(|publisher| is_paused(&pauses, &publisher.name)));
     context.store.has_due(&lanes, &context.settings.holding_lanes(), unrecorded).await
+}
+
+async fn due_elsewhere(context: &SystemContext) -> Result<BTreeMap<String, i64>, StoreError> {
+    let (due, pauses) = tokio::try_join!(context.store.due(), context.store.pauses())?;
+    let mut elsewhere = BTreeMap::new();
+    for Backlog { lane, events, .. } in due {
+        let name = match context.publisher_of(&lane) {
+            Some(publisher) if is_paused(&pauses, &publisher.name) => publisher.name.clone(),
+            Some(_) => continue,
+            None if lane.is_empty() => "(default)".to_owned(),
+            None => lane.to_string(),
+        };
+        *elsewhere.entry(name).or_default() += events;
+    }
+    Ok(elsewhere)
+}
+
+fn is_paused(pauses: &[BackendPause], name: &str) -> bool {
+    pauses.iter().any(|pause| pause.backend == name && pause.is_whole())
 }
 
 /// Whether a handler of this process can be called. Deliveries behind one that is held or retried later cannot be due.

@@ -274,3 +274,42 @@ async fn an_event_whose_part_of_the_backend_is_unavailable_waits_without_a_retry
     assert!(sent.iter().rposition(|line| line == "1") < sent.iter().position(|line| line == "2"), "{sent:?}");
     outbox.shutdown().await.unwrap();
 }
+
+/// The program contains `kafka` if it is built with this feature, which compiles librdkafka.
+#[tokio::test]
+async fn kafka_is_refused_with_what_it_lacks() {
+    let test = TestOutbox::new().await;
+    let settings =
+        test.file(&format!("[database]\nurl = \"{}\"\n[publishers.default]\nbackend = \"kafka\"\n", test.url()));
+    let output = test.outbox(&settings, &["worker", "--until-empty"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let lacking = if cfg!(feature = "kafka") { "`brokers`" } else { "the feature kafka" };
+    assert!(said.contains("publishers.default") && said.contains(lacking), "{said}");
+}
+
+#[tokio::test]
+async fn a_worker_until_empty_names_the_backends_whose_events_it_leaves() {
+    let test = TestOutbox::new().await;
+    test.insert(5, 5).await;
+    let elsewhere = "UPDATE outbox_events SET publisher_backend = 'elsewhere' WHERE partition_key < 'key-3'";
+    test.sql().await.batch_execute(elsewhere).await.unwrap();
+    let settings = test.settings().write();
+    let drain = || {
+        let output = test.outbox(&settings, &["worker", "--until-empty"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said.lines().filter(|line| line.contains("its due events are left")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let left = drain();
+    assert!(matches!(&*left, [line] if line.contains("elsewhere") && line.contains("due=3")), "{left:?}");
+    assert_eq!(test.length().await, 2);
+
+    test.sql().await.batch_execute("UPDATE outbox_events SET publisher_backend = ''").await.unwrap();
+    test.run(&["backends", "pause", "default"]).await;
+    let left = drain();
+    assert!(matches!(&*left, [line] if line.contains("default") && line.contains("due=3")), "{left:?}");
+    test.run(&["backends", "resume", "default"]).await;
+    assert_eq!(drain(), Vec::<String>::new());
+    assert_eq!(test.length().await, 5);
+}
