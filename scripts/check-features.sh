@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Lints the library and the program with combinations of features that applications choose.
-#   scripts/check-features.sh          # few, in which each feature is
+#   scripts/check-features.sh          # a few
 #   scripts/check-features.sh --all    # more of them
 set -euo pipefail
 cd "$(dirname "$0")/.."
