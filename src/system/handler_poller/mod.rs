@@ -143,6 +143,7 @@ impl HandlerPoller {
         if held.is_empty() {
             return;
         }
+        let beside_others = self.context.owed.is_busy(handler.name());
         let Some(except) = self.context.owed.begin_fetch(handler.name()) else { return };
         let request = DeliveryRequest {
             handler: handler.name().to_owned(),
@@ -153,14 +154,18 @@ impl HandlerPoller {
             max_event_bytes: self.context.settings.worker.max_event_bytes,
         };
         let (context, began) = (Arc::clone(&self.context), BootInstant::now());
-        let (most, beside_others) = (request.max_events, !request.except.is_empty());
+        let (most, has_exceptions) = (request.max_events, !request.except.is_empty());
         let asked = self.context.runtime.spawn(async move { context.store.fetch_deliveries(&request).await });
         ctx.spawn(asked.into_actor(self).map(move |result, poller, ctx| {
             let name = handler.name().to_owned();
             match result {
                 Ok(Ok(deliveries)) => {
                     let count = deliveries.len();
-                    let found = Found { full: count >= most, left_some: count >= MANY || beside_others };
+                    let found = Found {
+                        full: count >= most,
+                        left_some: count >= MANY || has_exceptions,
+                        outlived_others: beside_others && !poller.context.owed.is_busy(&name),
+                    };
                     let interval = poller.interval();
                     let fetched = |polls: &mut Polls| polls.fetched(began, BootInstant::now(), interval, found);
                     poller.polls.entry(name.clone()).and_modify(fetched);

@@ -46,7 +46,7 @@ impl Polls {
 
     /// A fetch has ended that began then. It may have missed what was notified since.
     pub(super) fn fetched(&mut self, began: BootInstant, now: BootInstant, interval: Duration, found: Found) {
-        let again = found.full || self.notified.is_some_and(|notified| notified >= began);
+        let again = found.full || found.outlived_others || self.notified.is_some_and(|notified| notified >= began);
         let next = now.after(if again { LEAST_INTERVAL } else { interval });
         *self = Self { last: now, next, failures: 0, left_some: found.left_some, ..*self };
     }
@@ -74,5 +74,53 @@ impl Polls {
 pub(super) struct Found {
     /// As much as it might.
     pub(super) full: bool,
+    /// It may have left out deliveries that wait for others in memory.
     pub(super) left_some: bool,
+    /// Deliveries were in memory when it began, and none when it ended: nothing else fetches what waited for them.
+    pub(super) outlived_others: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(3_600);
+    const LITTLE: Found = Found { full: false, left_some: false, outlived_others: false };
+
+    /// Whether another fetch starts soon after one that found this, with a notification in it or not.
+    fn goes_on(found: Found, notified: bool) -> bool {
+        let began = BootInstant::now();
+        let during = began.after(Duration::from_millis(50));
+        let ended = began.after(Duration::from_millis(100));
+        let mut polls = Polls::new(began);
+        assert!(polls.is_due(began, true));
+        let began = began.after(Duration::from_millis(1));
+        if notified {
+            polls.is_due(during, true);
+        }
+        polls.fetched(began, ended, INTERVAL, found);
+        assert!(!polls.is_due(ended, false), "not immediately");
+        polls.is_due(ended.after(LEAST_INTERVAL), false)
+    }
+
+    #[test]
+    fn a_fetch_is_repeated_if_there_may_be_more_than_it_found() {
+        assert!(!goes_on(LITTLE, false));
+        assert!(goes_on(LITTLE, true), "it may have missed what was notified");
+        assert!(goes_on(Found { full: true, ..LITTLE }, false), "it was limited");
+        assert!(!goes_on(Found { left_some: true, ..LITTLE }, false), "the end of those in memory is waited for");
+        let outlived = Found { left_some: true, outlived_others: true, ..LITTLE };
+        assert!(goes_on(outlived, false), "those in memory ended before it did");
+    }
+
+    #[test]
+    fn the_end_of_those_in_memory_starts_a_fetch_of_what_waited_for_them() {
+        let now = BootInstant::now();
+        for left_some in [true, false] {
+            let mut polls = Polls::new(now);
+            polls.fetched(now, now, INTERVAL, Found { left_some, ..LITTLE });
+            polls.ended(now.after(LEAST_INTERVAL));
+            assert_eq!(polls.is_due(now.after(LEAST_INTERVAL), false), left_some);
+        }
+    }
 }
