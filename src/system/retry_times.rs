@@ -5,42 +5,52 @@ use std::time::Duration;
 
 use crate::clock::BootInstant;
 
-/// Retries that come due within this time are searched for together.
+/// Retries that come due within this time are searched for together; those of more times than are kept, within longer ones.
 const TOGETHER: Duration = Duration::from_millis(20);
 
 /// The most times that are kept.
 const MOST: usize = 1_000;
 
-#[derive(Debug, Default)]
-pub(super) struct RetryTimes(BTreeSet<BootInstant>);
+#[derive(Debug, Clone)]
+pub(super) struct RetryTimes {
+    times: BTreeSet<BootInstant>,
+    together: Duration,
+}
+
+impl Default for RetryTimes {
+    fn default() -> Self {
+        Self { times: BTreeSet::new(), together: TOGETHER }
+    }
+}
 
 impl RetryTimes {
-    /// Notes a time; the next one that is kept may be used in its place.
+    /// Notes a time. It comes due a little late.
     pub(super) fn note(&mut self, at: BootInstant) {
-        self.0.insert(at.rounded_up(TOGETHER));
-        if self.0.len() > MOST
-            && let Some(last) = self.0.pop_last()
-        {
-            self.0.pop_last();
-            self.0.insert(last);
+        self.times.insert(at.rounded_up(self.together));
+        while self.times.len() > MOST {
+            self.together = self.together.saturating_mul(2);
+            self.times = self.times.iter().map(|at| at.rounded_up(self.together)).collect();
         }
     }
 
     pub(super) fn note_all(&mut self, other: Self) {
-        other.0.into_iter().for_each(|at| self.note(at));
+        other.times.into_iter().for_each(|at| self.note(at));
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.times.is_empty()
     }
 
     pub(super) fn is_due(&self, now: BootInstant) -> bool {
-        self.0.first().is_some_and(|first| *first <= now)
+        self.times.first().is_some_and(|first| *first <= now)
     }
 
     /// Forgets the times that have passed.
     pub(super) fn pass(&mut self, now: BootInstant) {
-        self.0.retain(|at| *at > now);
+        self.times.retain(|at| *at > now);
+        if self.times.is_empty() {
+            self.together = TOGETHER;
+        }
     }
 }
 
@@ -67,13 +77,21 @@ mod tests {
     }
 
     #[test]
-    fn few_are_kept_and_the_last_one_comes_due() {
+    fn few_are_kept_and_each_comes_due_a_little_later() {
         let (mut times, now) = (RetryTimes::default(), BootInstant::now());
         for second in 0..5_000 {
             times.note(now.after(Duration::from_secs(second)));
         }
-        assert_eq!(times.0.len(), MOST);
-        times.pass(now.after(Duration::from_secs(4_998)));
-        assert!(!times.is_empty() && times.is_due(now.after(Duration::from_secs(5_000))));
+        assert!((MOST / 4..=MOST).contains(&times.times.len()), "{}", times.times.len());
+        let late = times.together;
+        assert!(late <= Duration::from_secs(20), "{late:?}");
+        for second in 0..5_000 {
+            let due = now.after(Duration::from_secs(second) + late);
+            assert!(times.is_due(due), "the one after {second} s");
+            times.pass(due);
+        }
+        assert!(times.is_empty());
+        times.note(now);
+        assert!(times.is_due(now.after(TOGETHER)), "once there are few, none waits");
     }
 }
