@@ -63,6 +63,7 @@ impl Completer {
     }
 
     fn record(&self, name: String, batch: SettleBatch<Delivery>, ctx: &mut Context<Self>) {
+        let again = batch.again;
         let work = self.context.runtime.spawn(record(Arc::clone(&self.context), batch));
         ctx.spawn(work.into_actor(self).map(move |result, completer, ctx| match result {
             Ok((batch, outcomes)) => {
@@ -70,7 +71,10 @@ impl Completer {
                 completer.settle(&name, ctx);
             }
             // The dropped deliveries close their shards, and the journal shows what was sent.
-            Err(error) => tracing::error!(%error, "a settle was aborted"),
+            Err(error) => {
+                tracing::error!(%error, "a settle was aborted");
+                completer.queues.get_mut(&name).into_iter().for_each(|queue| queue.abandon(again));
+            }
         }));
     }
 

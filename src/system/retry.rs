@@ -65,13 +65,17 @@ impl Retry {
     }
 
     fn record(&self, name: String, batch: SettleBatch<Rejection>, ctx: &mut Context<Self>) {
+        let again = batch.again;
         let work = self.context.runtime.spawn(record(Arc::clone(&self.context), batch));
         ctx.spawn(work.into_actor(self).map(move |result, retry, ctx| match result {
             Ok((batch, outcomes)) => {
                 retry.finish(&name, batch, &outcomes);
                 retry.write(&name, ctx);
             }
-            Err(error) => tracing::error!(%error, "recording of failures aborted"),
+            Err(error) => {
+                tracing::error!(%error, "recording of failures aborted");
+                retry.queues.get_mut(&name).into_iter().for_each(|queue| queue.abandon(again));
+            }
         }));
     }
 

@@ -124,6 +124,14 @@ impl<J: SettleJob> SettleQueue<J> {
         ended
     }
 
+    /// Forgets a batch whose task was aborted; its jobs are gone.
+    pub(super) fn abandon(&mut self, again: bool) {
+        match again {
+            true => self.retrying = false,
+            false => self.writing -= 1,
+        }
+    }
+
     fn put_aside(&mut self, job: J, tries: u32, recorded_before: u64, next_try: BootInstant) {
         self.aside.push(Aside { job, tries: tries.saturating_add(1), next_try, recorded_before });
     }
