@@ -41,6 +41,8 @@ pub(super) struct DueQuestion {
     is_open: bool,
     /// Something may be new since the last one began.
     is_woken: bool,
+    /// The one under way answers a wake-up.
+    answers_wake: bool,
     /// A timer for that runs.
     is_timed: bool,
     last: BootInstant,
@@ -53,7 +55,16 @@ pub(super) struct DueQuestion {
 impl DueQuestion {
     pub(super) fn new() -> Self {
         let now = BootInstant::now();
-        Self { next: now, is_open: false, is_woken: false, is_timed: false, last: now, rests_until: now, slow: 0 }
+        Self {
+            next: now,
+            is_open: false,
+            is_woken: false,
+            answers_wake: false,
+            is_timed: false,
+            last: now,
+            rests_until: now,
+            slow: 0,
+        }
     }
 
     /// Asks soon: something may be new in any lane.
@@ -80,7 +91,8 @@ impl DueQuestion {
     }
 
     fn begin(&mut self, interval: Duration, now: BootInstant) {
-        (self.is_open, self.is_woken, self.last) = (true, false, now);
+        self.answers_wake = std::mem::take(&mut self.is_woken);
+        (self.is_open, self.last) = (true, now);
         let next = if now.after(interval / 8) >= self.next { self.next.after(interval) } else { self.next };
         self.next = next.max(now.after(interval / 2));
     }
@@ -96,7 +108,12 @@ impl DueQuestion {
     /// Asks again after a while; until then the lanes poll by themselves.
     fn rest(&mut self, took: Duration, now: BootInstant) {
         self.rests_until = now.after(took.saturating_mul(SHARE).min(LONGEST_REST));
-        self.is_woken = false;
+    }
+
+    /// Takes the wake-up that no question will answer, if there is one: the lanes must be fetched.
+    fn take_unanswered(&mut self, failed: bool) -> bool {
+        let answers_wake = std::mem::take(&mut self.answers_wake);
+        std::mem::take(&mut self.is_woken) || failed && answers_wake
     }
 }
 
@@ -113,8 +130,13 @@ impl Poller {
             }
             return;
         }
+        if self.question.is_woken {
+            // One that was covered when it was woken may have had an event since.
+            self.lanes().filter(|lane| !lane.can_be_covered(now)).for_each(|lane| lane.reader.schedule_fetch_at(now));
+        }
         let lanes = self.lanes().filter_map(|lane| asked_lane(lane, now)).collect::<Vec<_>>();
         if lanes.is_empty() {
+            self.question.is_woken = false;
             return;
         }
         self.question.begin(interval, now);
@@ -144,7 +166,7 @@ impl Poller {
             Err(error) => {
                 // The time limit of a statement may be the cause.
                 self.question.rest(now.since(began), now);
-                self.lanes().for_each(|lane| lane.reader.uncover());
+                self.uncover_all(true, now);
                 return self.pause(&error);
             }
         };
@@ -161,7 +183,18 @@ impl Poller {
             }
         }
         if rests {
-            self.lanes().for_each(|lane| lane.reader.uncover());
+            self.uncover_all(false, now);
+        }
+    }
+
+    /// Has all lanes poll by themselves. `failed`: the last question had no answer.
+    fn uncover_all(&mut self, failed: bool, now: BootInstant) {
+        let is_unanswered = self.question.take_unanswered(failed);
+        for lane in self.lanes() {
+            lane.reader.uncover();
+            if is_unanswered {
+                lane.reader.schedule_fetch_at(now);
+            }
         }
     }
 }
@@ -216,5 +249,26 @@ mod tests {
         question.is_open = false;
         question.end(1_000, INTERVAL, now);
         assert!(question.is_due(INTERVAL, now.after(INTERVAL * 2)), "for many lanes it is cheap");
+    }
+
+    #[test]
+    fn a_wake_up_that_no_question_answers_is_taken_once() {
+        let (mut question, now) = (DueQuestion::new(), BootInstant::now());
+        let mut ask = |before: bool, during: bool, failed: bool| {
+            question.is_woken = before;
+            question.begin(INTERVAL, now);
+            question.is_open = false;
+            if during {
+                question.wake();
+            }
+            question.rest(INTERVAL, now);
+            let first = question.take_unanswered(failed);
+            assert!(!question.take_unanswered(failed) && !question.is_woken);
+            first
+        };
+        assert!(ask(true, false, true), "its question failed");
+        assert!(!ask(true, false, false), "its question was answered");
+        assert!(ask(false, true, false), "the next question is far away");
+        assert!(!ask(false, false, true), "nobody waits");
     }
 }
