@@ -55,14 +55,15 @@ impl DeliveriesInFlight {
         self.handlers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The keys that the next fetch must leave out; `None` if a fetch is under way.
-    pub(super) fn begin_fetch(&self, handler: &str) -> Option<Vec<Key>> {
+    /// Begins a fetch; `None` if one is under way.
+    pub(super) fn begin_fetch(self: &Arc<Self>, handler: &str) -> Option<FetchGuard> {
         let mut handlers = self.lock();
         let of_handler = handlers.entry(handler.to_owned()).or_default();
         if std::mem::replace(&mut of_handler.is_fetching, true) {
             return None;
         }
-        Some(of_handler.deliveries.keys().copied().collect())
+        let (except, began_busy) = (of_handler.deliveries.keys().copied().collect(), of_handler.is_busy());
+        Some(FetchGuard { owed: Arc::clone(self), handler: handler.to_owned(), except, began_busy })
     }
 
     /// Adds a fetched delivery, unless it is in memory already.
@@ -76,7 +77,7 @@ impl DeliveriesInFlight {
         Some(DeliveryGuard { owed: Arc::clone(self), handler: handler.to_owned(), key })
     }
 
-    pub(super) fn end_fetch(&self, handler: &str) {
+    fn end_fetch(&self, handler: &str) {
         if let Some(of_handler) = self.lock().get_mut(handler) {
             of_handler.is_fetching = false;
             of_handler.deliveries.retain(|_, delivery| delivery.state != State::Ended);
@@ -126,6 +127,31 @@ impl DeliveriesInFlight {
     }
 }
 
+/// A fetch of a handler's deliveries, which ends when it is dropped, also because its actor has died.
+#[derive(Debug)]
+pub(super) struct FetchGuard {
+    owed: Arc<DeliveriesInFlight>,
+    handler: String,
+    /// The deliveries that it must leave out.
+    pub(super) except: Vec<Key>,
+    /// The handler had deliveries when it began.
+    began_busy: bool,
+}
+
+impl FetchGuard {
+    /// Whether the handler had deliveries in memory when the fetch began and has none now: the fetch left out what waited for
+    /// them, and their end started no other.
+    pub(super) fn outlived_others(&self) -> bool {
+        self.began_busy && !self.owed.is_busy(&self.handler)
+    }
+}
+
+impl Drop for FetchGuard {
+    fn drop(&mut self) {
+        self.owed.end_fetch(&self.handler);
+    }
+}
+
 /// A delivery in memory; forgotten when dropped.
 #[derive(Debug)]
 pub(super) struct DeliveryGuard {
@@ -161,15 +187,18 @@ mod tests {
     fn an_ended_delivery_stays_excluded_until_the_current_fetch_ends() {
         let owed = Arc::new(DeliveriesInFlight::default());
         let key = (Uuid::nil(), 7);
-        assert_eq!(owed.begin_fetch("mail"), Some(vec![]));
-        assert_eq!(owed.begin_fetch("mail"), None, "one fetch at a time");
+        let first = owed.begin_fetch("mail").unwrap();
+        assert!(first.except.is_empty() && owed.begin_fetch("mail").is_none(), "one fetch at a time");
         let delivery = owed.take("mail", key, 3).unwrap();
-        owed.end_fetch("mail");
+        assert!(!first.outlived_others());
+        drop(first);
         assert!(owed.uses("mail", 3) && !owed.uses("mail", 4) && !owed.uses("audit", 3));
-        assert_eq!(owed.begin_fetch("mail"), Some(vec![key]));
+        let second = owed.begin_fetch("mail").unwrap();
+        assert_eq!(second.except, [key]);
+        assert!(!second.outlived_others());
         drop(delivery);
-        assert!(owed.take("mail", key, 3).is_none() && owed.is_empty());
-        owed.end_fetch("mail");
+        assert!(owed.take("mail", key, 3).is_none() && owed.is_empty() && second.outlived_others());
+        drop(second);
         assert!(owed.take("mail", key, 3).is_some());
     }
 

@@ -30,6 +30,11 @@ pub(super) struct Answered {
     pub(super) rejection: Option<RejectedDelivery>,
 }
 
+/// Deliveries to this handler left the memory without an answer: they are still due.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Unanswered(pub(super) String);
+
 /// A delivery in memory.
 pub(super) struct HandlerDelivery {
     pub(super) fetched: FetchedDelivery,

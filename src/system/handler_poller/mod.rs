@@ -9,18 +9,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, WrapFuture};
+use tokio::task::JoinError;
 
 mod answers;
 mod polls;
 
-use self::answers::{Answered, HandlerDelivery, put_off, record_handled, record_rejected, rejection};
+use self::answers::{Answered, HandlerDelivery, Unanswered, put_off, record_handled, record_rejected, rejection};
 use self::polls::{Found, LEAST_INTERVAL, Polls};
 use super::completer::AGAIN_INTERVAL;
 use super::context::SystemContext;
 use super::credit::Credit;
 use super::death_watch::{DeathWatch, panics_on_demand};
 use super::messages::ActorKind;
-use super::settle_queue::SettleQueue;
+use super::settle_queue::{SettleBatch, SettleQueue};
 use crate::clock::BootInstant;
 use crate::error::StoreError;
 use crate::handlers::{HandlerError, Outcome, Subscription};
@@ -38,6 +39,9 @@ const MANY: usize = 32;
 /// How often a handler is polled if its process is notified of what it is owed.
 const NOTIFIED_INTERVAL: Duration = Duration::from_secs(1);
 
+/// After how long deliveries are fetched again that left the memory without an answer.
+const UNANSWERED_PAUSE: Duration = Duration::from_secs(1);
+
 /// How often it is recorded that a live process has its handlers.
 const SEEN_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -48,6 +52,8 @@ pub(crate) struct HandlerPoller {
     context: Arc<SystemContext>,
     credit: Arc<Credit>,
     polls: HashMap<String, Polls>,
+    /// Handlers whose actors have stopped.
+    stopped: BTreeSet<String>,
     /// A question for several handlers is under way.
     asking: bool,
     handled: SettleQueue<Answered>,
@@ -62,7 +68,16 @@ impl HandlerPoller {
         let (events, bytes) = (worker.max_in_flight / SHARE_OF_MEMORY, worker.max_in_flight_bytes / SHARE_OF_MEMORY);
         let credit = Credit::new(events.max(1), bytes.max(1), Arc::default());
         let (handled, rejected) = (SettleQueue::new(), SettleQueue::new());
-        Self { context, credit, polls: HashMap::new(), asking: false, handled, rejected, _death_watch: death_watch }
+        Self {
+            context,
+            credit,
+            polls: HashMap::new(),
+            stopped: BTreeSet::new(),
+            asking: false,
+            handled,
+            rejected,
+            _death_watch: death_watch,
+        }
     }
 
     /// Starts everything that can be started now. `notified`: something may be new.
@@ -79,12 +94,24 @@ impl HandlerPoller {
         if self.context.liveness.is_stopping() {
             return;
         }
+        self.note_stopped();
         let mut due = self.context.subscriptions();
         due.retain(|handler| handler.is_alive() && self.is_due(handler.name(), notified));
         match due.is_empty() || notified {
             true => due.into_iter().for_each(|handler| self.fetch(handler, ctx)),
             false => self.poll(due, ctx),
         }
+    }
+
+    /// Has the leases of a handler whose actor has stopped released: another process may have it.
+    fn note_stopped(&mut self) {
+        let subscriptions = self.context.subscriptions();
+        let stopped = subscriptions.iter().filter(|handler| !handler.is_alive());
+        let stopped: BTreeSet<String> = stopped.map(|handler| handler.name().to_owned()).collect();
+        if !stopped.is_subset(&self.stopped) {
+            self.context.wakeups.heartbeat.notify_one();
+        }
+        self.stopped = stopped;
     }
 
     /// Polls for the handlers that are due: several with one question, which those join that will be due soon.
@@ -143,18 +170,17 @@ impl HandlerPoller {
         if held.is_empty() {
             return;
         }
-        let beside_others = self.context.owed.is_busy(handler.name());
-        let Some(except) = self.context.owed.begin_fetch(handler.name()) else { return };
+        let Some(fetch) = self.context.owed.begin_fetch(handler.name()) else { return };
         let request = DeliveryRequest {
             handler: handler.name().to_owned(),
             shards: held.keys().copied().collect(),
-            except,
+            except: fetch.except.clone(),
             max_events: MOST.min(self.credit.events_left()),
             max_bytes: self.credit.bytes_left(),
             max_event_bytes: self.context.settings.worker.max_event_bytes,
         };
         let (context, began) = (Arc::clone(&self.context), BootInstant::now());
-        let (most, has_exceptions) = (request.max_events, !request.except.is_empty());
+        let most = request.max_events;
         let asked = self.context.runtime.spawn(async move { context.store.fetch_deliveries(&request).await });
         ctx.spawn(asked.into_actor(self).map(move |result, poller, ctx| {
             let name = handler.name().to_owned();
@@ -163,8 +189,8 @@ impl HandlerPoller {
                     let count = deliveries.len();
                     let found = Found {
                         full: count >= most,
-                        left_some: count >= MANY || has_exceptions,
-                        outlived_others: beside_others && !poller.context.owed.is_busy(&name),
+                        left_some: count >= MANY || !fetch.except.is_empty(),
+                        outlived_others: fetch.outlived_others(),
                     };
                     let interval = poller.interval();
                     let fetched = |polls: &mut Polls| polls.fetched(began, BootInstant::now(), interval, found);
@@ -174,7 +200,7 @@ impl HandlerPoller {
                 Ok(Err(error)) => poller.pause(&name, &error),
                 Err(error) => tracing::error!(%error, "fetch of a handler's deliveries aborted"),
             }
-            poller.context.owed.end_fetch(&name);
+            drop(fetch);
             poller.run_soon(ctx);
         }));
     }
@@ -191,12 +217,19 @@ impl HandlerPoller {
         }
     }
 
-    /// Takes back what was recorded, and goes on.
-    fn follow(&mut self, recorded: Vec<(Answered, Settled)>, ctx: &mut Context<Self>) {
-        let handlers: BTreeSet<String> =
-            recorded.into_iter().map(|(answered, _)| answered.delivery.fetched.handler).collect();
+    /// Notes what is to be fetched after a settle of some handlers' answers, and goes on.
+    fn follow(&mut self, handlers: &BTreeSet<String>, recorded: Vec<(Answered, Settled)>, ctx: &mut Context<Self>) {
+        let now = BootInstant::now();
+        for (Answered { delivery, rejection }, outcome) in recorded {
+            let Some(rejection) = rejection else { continue };
+            // The later ones of its key have left the memory, and are fetched with it, or without it if it is given up or if
+            // someone else has changed it.
+            let is_retried = outcome == Settled::Recorded && !rejection.gives_up;
+            let due = if is_retried { now.after(rejection.delay) } else { now };
+            self.polls.entry(delivery.fetched.handler).and_modify(|polls| polls.due_again_at(due));
+        }
         for handler in handlers.iter().filter(|handler| !self.context.owed.is_busy(handler)) {
-            self.polls.entry(handler.clone()).and_modify(|polls| polls.ended(BootInstant::now()));
+            self.polls.entry(handler.clone()).and_modify(|polls| polls.ended(now));
         }
         self.run_once(false, ctx);
     }
@@ -256,23 +289,44 @@ impl HandlerPoller {
     fn settle(&mut self, ctx: &mut Context<Self>) {
         let now = BootInstant::now();
         for batch in [self.handled.next(MOST, 1, MOST), self.handled.next_again(MOST, now)].into_iter().flatten() {
+            let (handlers, again) = (handlers_of(&batch), batch.again);
             let work = self.context.runtime.spawn(record_handled(Arc::clone(&self.context), batch));
-            ctx.spawn(work.into_actor(self).map(|result, poller, ctx| {
-                if let Ok((batch, outcomes)) = result {
+            ctx.spawn(work.into_actor(self).map(move |result, poller, ctx| match result {
+                Ok((batch, outcomes)) => {
                     let recorded = poller.handled.finish(batch, &outcomes, BootInstant::now());
-                    poller.follow(recorded, ctx);
+                    poller.follow(&handlers, recorded, ctx);
+                }
+                Err(error) => {
+                    note_aborted(&error);
+                    poller.handled.abandon(again);
                 }
             }));
         }
         for batch in [self.rejected.next(MOST, 1, MOST), self.rejected.next_again(MOST, now)].into_iter().flatten() {
+            let (handlers, again) = (handlers_of(&batch), batch.again);
             let work = self.context.runtime.spawn(record_rejected(Arc::clone(&self.context), batch));
-            ctx.spawn(work.into_actor(self).map(|result, poller, ctx| {
-                if let Ok((batch, outcomes)) = result {
+            ctx.spawn(work.into_actor(self).map(move |result, poller, ctx| match result {
+                Ok((batch, outcomes)) => {
                     let recorded = poller.rejected.finish(batch, &outcomes, BootInstant::now());
-                    poller.follow(recorded, ctx);
+                    poller.follow(&handlers, recorded, ctx);
+                }
+                Err(error) => {
+                    note_aborted(&error);
+                    poller.rejected.abandon(again);
                 }
             }));
         }
+    }
+}
+
+fn handlers_of(batch: &SettleBatch<Answered>) -> BTreeSet<String> {
+    batch.jobs.iter().map(|answered| answered.delivery.fetched.handler.clone()).collect()
+}
+
+/// The answers are lost; the handlers are asked again.
+fn note_aborted(error: &JoinError) {
+    if !error.is_cancelled() {
+        tracing::error!(%error, "recording of handlers' answers aborted");
     }
 }
 
@@ -313,9 +367,18 @@ impl Handler<Answered> for HandlerPoller {
     }
 }
 
+impl Handler<Unanswered> for HandlerPoller {
+    type Result = ();
+
+    fn handle(&mut self, Unanswered(handler): Unanswered, _: &mut Self::Context) {
+        let again = BootInstant::now().after(UNANSWERED_PAUSE);
+        self.polls.entry(handler).and_modify(|polls| polls.due_again_at(again));
+    }
+}
+
 panics_on_demand!(HandlerPoller);
 
-/// Calls a handler with deliveries one after the other, until one is not handled: the rest are retried after it.
+/// Calls a handler with deliveries one after the other, until one is not handled: the rest are fetched again.
 async fn ask(
     context: Arc<SystemContext>,
     handler: Arc<Subscription>,
@@ -323,9 +386,11 @@ async fn ask(
     poller: Addr<HandlerPoller>,
 ) {
     let limit = context.settings.worker.handler_timeout;
+    // A poller that is being replaced fetches anyway.
+    let leave = || drop(poller.try_send(Unanswered(handler.name().to_owned())));
     for delivery in chain {
         if !context.leases.covers(&delivery.shard, delivery.epoch, BootInstant::now()) {
-            return;
+            return leave();
         }
         let rejection = match &delivery.fetched.event {
             Err(reason) => Some(rejection(&context, &delivery, HandlerError::permanent(reason))),
@@ -335,7 +400,7 @@ async fn ask(
             Ok(event) => match handler.ask(Arc::clone(event), limit).await {
                 Outcome::Handled => None,
                 Outcome::Failed(error) => Some(rejection(&context, &delivery, error)),
-                Outcome::NotStarted => return,
+                Outcome::NotStarted => return leave(),
             },
         };
         let goes_on = rejection.is_none();

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use crate::clock::BootInstant;
 use crate::system::reconnect::pause_after;
+use crate::system::retry_times::RetryTimes;
 
 /// A notification does not cause a fetch earlier than this after the last.
 pub(super) const LEAST_INTERVAL: Duration = Duration::from_millis(20);
 
-#[derive(Clone, Copy)]
 pub(super) struct Polls {
     last: BootInstant,
     next: BootInstant,
@@ -17,22 +17,30 @@ pub(super) struct Polls {
     notified: Option<BootInstant>,
     /// The last fetch may have left out deliveries that wait for others in memory.
     left_some: bool,
+    /// When deliveries that left the memory come due again.
+    again: RetryTimes,
 }
 
 impl Polls {
     pub(super) fn new(now: BootInstant) -> Self {
-        Self { last: now, next: now, failures: 0, notified: None, left_some: false }
+        Self { last: now, next: now, failures: 0, notified: None, left_some: false, again: RetryTimes::default() }
     }
 
     /// Whether it is time for a fetch. `notified`: something may be new.
     pub(super) fn is_due(&mut self, now: BootInstant, notified: bool) -> bool {
-        if notified {
+        if notified || self.again.is_due(now) {
+            self.again.pass(now);
             self.notified = Some(now);
             if self.failures == 0 {
                 self.next = self.next.min(self.last.after(LEAST_INTERVAL));
             }
         }
         now >= self.next
+    }
+
+    /// Notes when a delivery that is not in memory any more comes due.
+    pub(super) fn due_again_at(&mut self, at: BootInstant) {
+        self.again.note(at);
     }
 
     pub(super) fn is_due_until(&self, time: BootInstant) -> bool {
@@ -48,7 +56,7 @@ impl Polls {
     pub(super) fn fetched(&mut self, began: BootInstant, now: BootInstant, interval: Duration, found: Found) {
         let again = found.full || found.outlived_others || self.notified.is_some_and(|notified| notified >= began);
         let next = now.after(if again { LEAST_INTERVAL } else { interval });
-        *self = Self { last: now, next, failures: 0, left_some: found.left_some, ..*self };
+        (self.last, self.next, self.failures, self.left_some) = (now, next, 0, found.left_some);
     }
 
     /// Returns whether it is the first failure of several.
@@ -111,6 +119,27 @@ mod tests {
         assert!(!goes_on(Found { left_some: true, ..LITTLE }, false), "the end of those in memory is waited for");
         let outlived = Found { left_some: true, outlived_others: true, ..LITTLE };
         assert!(goes_on(outlived, false), "those in memory ended before it did");
+    }
+
+    #[test]
+    fn what_comes_due_again_is_fetched_then_whatever_is_asked_meanwhile() {
+        let now = BootInstant::now();
+        let mut polls = Polls::new(now);
+        polls.fetched(now, now, INTERVAL, LITTLE);
+        let due = now.after(Duration::from_secs(5));
+        polls.due_again_at(due);
+        polls.put_off(now.after(INTERVAL));
+        assert!(!polls.is_due(now.after(Duration::from_secs(4)), false));
+        let due = due.after(LEAST_INTERVAL);
+        assert!(polls.is_due(due, false) && polls.is_due(due, false), "until it is fetched");
+        polls.fetched(due, due, INTERVAL, LITTLE);
+        assert!(
+            polls.is_due(due.after(LEAST_INTERVAL), false),
+            "a fetch that began in the same moment may have missed it"
+        );
+        let began = due.after(LEAST_INTERVAL);
+        polls.fetched(began, began, INTERVAL, LITTLE);
+        assert!(!polls.is_due(began.after(LEAST_INTERVAL), false), "once");
     }
 
     #[test]
