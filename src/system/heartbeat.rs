@@ -11,6 +11,7 @@ use super::in_flight::InFlight;
 use super::lease_keeper::Control;
 use super::leases::{Keeping, Share, fair_share, margin};
 use super::publisher_state::PublisherState;
+use super::reconnect::pause_after;
 use crate::clock::BootInstant;
 use crate::error::StoreError;
 use crate::handlers::Subscription;
@@ -72,14 +73,19 @@ impl<'a> HeartbeatLoop<'a> {
     }
 
     async fn beat_until_stopped(mut self) {
+        let mut failures = 0;
         while !self.control.is_stopped() {
-            let next = BootInstant::now().after(self.lease() / 3);
+            let mut next = BootInstant::now().after(self.lease() / 3);
             if let Err(error) = self.beat().await {
                 self.say_unreachable(&error);
                 self.release_if_skipped(&error).await;
-            } else if !self.reachable {
-                self.reachable = true;
-                tracing::info!("database available again; leases renewed");
+                next = next.min(BootInstant::now().after(pause_after(failures)));
+                failures = failures.saturating_add(1);
+            } else {
+                failures = 0;
+                if !std::mem::replace(&mut self.reachable, true) {
+                    tracing::info!("database available again; leases renewed");
+                }
             }
             self.wait(next).await;
         }
@@ -159,8 +165,16 @@ impl<'a> HeartbeatLoop<'a> {
                 continue;
             }
             next_look = self.next_look();
-            if !short.is_empty() && self.store.has_free(&short).await.unwrap_or(false) {
+            // What was released may be free for a lane that stands by: the next beat shows whether it still does.
+            if woken == Some(Woken::LeasesReleased) && !self.standing_by().is_empty() {
                 return;
+            }
+            if !short.is_empty() {
+                match self.store.has_free(&short).await {
+                    Ok(true) => return,
+                    Ok(false) => {}
+                    Err(_) => next_look = BootInstant::now().after(CHECK_INTERVAL),
+                }
             }
         }
     }
@@ -299,6 +313,10 @@ impl<'a> HeartbeatLoop<'a> {
         }
         // They expire together with this worker's other leases.
         self.leases.add(&taken, self.deadline);
+        if !taken.is_empty() && handler_of(lane).is_some() {
+            // Nobody was notified of what the handler was owed while the shards were free.
+            self.context.wakeups.handler_poller.notify_one();
+        }
         Ok(())
     }
 

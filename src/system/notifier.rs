@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::context::SystemContext;
 use super::death_watch::{DeathWatch, panics_on_demand};
 use super::debounce::interval;
-use super::messages::ActorKind;
+use super::messages::{ActorKind, Subscribed};
 use super::reconnect::pause_after;
 use crate::error::StoreError;
 use crate::store::{Listener, Notification, NotifyStore, Wakeup};
@@ -28,13 +28,24 @@ const LETS_SLEEP: Duration = Duration::from_secs(60);
 pub(crate) struct Notifier {
     context: Arc<SystemContext>,
     tasks: Vec<AbortHandle>,
+    listens: bool,
     _death_watch: DeathWatch,
 }
 
 impl Notifier {
     pub(crate) fn new(context: Arc<SystemContext>) -> Self {
         let death_watch = context.death_watch(ActorKind::Notifier);
-        Self { context, tasks: Vec::new(), _death_watch: death_watch }
+        Self { context, tasks: Vec::new(), listens: false, _death_watch: death_watch }
+    }
+
+    /// Begins to listen, unless this process needs no wake-ups: it has neither publishers nor handlers.
+    fn listen(&mut self, ctx: &Context<Self>) {
+        if self.listens || self.context.publishers.is_empty() && self.context.subscriptions().is_empty() {
+            return;
+        }
+        self.listens = true;
+        let listening = listen(Arc::clone(&self.context), Ended(ctx.address().downgrade()));
+        self.tasks.push(self.context.runtime.spawn(listening).abort_handle());
     }
 }
 
@@ -42,14 +53,9 @@ impl Actor for Notifier {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let guard = || Ended(ctx.address().downgrade());
-        let announcing = announce(Arc::clone(&self.context), guard());
+        let announcing = announce(Arc::clone(&self.context), Ended(ctx.address().downgrade()));
         self.tasks.push(self.context.runtime.spawn(announcing).abort_handle());
-        // A process without publishers and handlers needs no wake-ups.
-        if !self.context.publishers.is_empty() || !self.context.subscriptions().is_empty() {
-            let listening = listen(Arc::clone(&self.context), guard());
-            self.tasks.push(self.context.runtime.spawn(listening).abort_handle());
-        }
+        self.listen(ctx);
     }
 }
 
@@ -80,6 +86,14 @@ impl Handler<TaskEnded> for Notifier {
 
     fn handle(&mut self, _: TaskEnded, ctx: &mut Self::Context) {
         ctx.stop();
+    }
+}
+
+impl Handler<Subscribed> for Notifier {
+    type Result = ();
+
+    fn handle(&mut self, _: Subscribed, ctx: &mut Self::Context) {
+        self.listen(ctx);
     }
 }
 
@@ -148,6 +162,7 @@ async fn listen_once(context: &SystemContext, notifications: &dyn NotifyStore, f
     }
     // Earlier announcements were not received.
     context.note_wakeup(Wakeup::EveryLane);
+    context.wakeups.leases_released.notify_one();
     follow(context, listener.as_mut()).await
 }
 

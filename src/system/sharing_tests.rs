@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use super::*;
 use crate::clock::BootInstant;
-use crate::settings::{PublisherSettings, Settings};
+use crate::settings::{PublisherSettings, Settings, WorkerSettings};
 use crate::store::Shard;
 use crate::test_support::postgres::{self, Database};
+use crate::test_support::proxy::{Passage, Proxy};
 use crate::test_support::{PATIENCE, eventually};
 
 const SHARDS: usize = 32;
@@ -20,12 +21,16 @@ async fn join(database: &Database, name: &str) -> Outbox {
 }
 
 async fn join_with_lease(database: &Database, name: &str, lease: Duration) -> Outbox {
+    join_at(&database.url, name, |worker| worker.lease = lease).await
+}
+
+async fn join_at(url: &str, name: &str, change: impl FnOnce(&mut WorkerSettings)) -> Outbox {
     let mut settings = Settings::default();
-    settings.database.url = database.url.as_str().into();
+    settings.database.url = url.into();
     let local = PublisherSettings { backend: "local".to_owned(), ..PublisherSettings::default() };
     settings.publishers.insert("default".to_owned(), local);
     settings.worker.name = Some(name.to_owned());
-    settings.worker.lease = lease;
+    change(&mut settings.worker);
     OutboxSystem::builder(settings).migrate(true).start().await.unwrap()
 }
 
@@ -143,4 +148,30 @@ async fn a_lease_whose_epoch_was_raised_is_read_again_under_a_newer_one() {
     context.wakeups.heartbeat.notify_one();
     eventually("it is read again", PATIENCE, async || epoch_of(&workers[0], shard.number) > Some(40)).await;
     workers[0].shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn shards_released_while_the_database_is_away_are_taken_soon_after() {
+    let database = postgres::database().await;
+    let mut url = url::Url::parse(&database.url).unwrap();
+    let proxy = Proxy::to(url.port().unwrap()).await;
+    url.set_port(Some(proxy.port())).unwrap();
+    // Nothing is looked for again while this test waits.
+    let sleepy = |worker: &mut WorkerSettings| {
+        (worker.poll_interval, worker.lease) = (Duration::from_secs(3600), Duration::from_secs(3 * 3600));
+    };
+    let leaving = join_at(&database.url, "1", sleepy).await;
+    settle(std::slice::from_ref(&leaving), &[32]).await;
+    let staying = [join_at(url.as_str(), "2", sleepy).await];
+    let has_joined = "SELECT count(*) FROM outbox_workers WHERE name = '2'";
+    let client = database.connect().await;
+    eventually("it has joined", PATIENCE, async || {
+        client.query_one(has_joined, &[]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
+    proxy.set(Passage::CutInRequest(0));
+    leaving.shutdown().await.unwrap();
+    proxy.set(Passage::Open);
+    settle(&staying, &[32]).await;
+    staying[0].shutdown().await.unwrap();
 }

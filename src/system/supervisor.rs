@@ -244,6 +244,8 @@ impl Handler<Subscribed> for Supervisor {
                 self.start_child(&kind);
             }
         }
+        // One that is being replaced begins with the handlers that there are.
+        let _ = self.children.notifier.as_ref().map(|notifier| notifier.try_send(Subscribed));
     }
 }
 
