@@ -15,7 +15,7 @@ use super::reconnect::retry_until_recorded;
 use super::settle_queue::{SettleBatch, SettleJob, SettleQueue};
 use crate::clock::BootInstant;
 use crate::error::StoreError;
-use crate::store::{Acceptance, Care, LaneName, Settled, SettledEvent, handler_lane};
+use crate::store::{Acceptance, Care, LaneName, Settled, SettledEvent, Wakeup, handler_lane};
 
 /// The most events in one statement.
 const MOST: usize = 2_000;
@@ -86,7 +86,8 @@ impl Completer {
             publisher.metrics.published.add(ended.len());
         }
         note_settled(&self.context, &ended);
-        ended.into_iter().for_each(|delivery| delivery.settled(false));
+        let owing: BTreeSet<String> = ended.into_iter().flat_map(|delivery| delivery.settled(false)).collect();
+        wake_handlers(&self.context, &owing);
     }
 }
 
@@ -145,7 +146,8 @@ async fn record(context: Arc<SystemContext>, batch: SettleBatch<Delivery>) -> (S
     let events: Vec<Acceptance> = batch.jobs.iter().map(|job| acceptance(job, deletes)).collect();
     let began = BootInstant::now();
     let settle = |care| {
-        context.store.settle_published(&events, care).map(|settled| outcomes_of(&context, events.len(), settled))
+        let settled = context.store.settle_published(&events, care);
+        settled.map(|settled| outcomes_of(&context, &batch.jobs, |delivery| delivery, settled))
     };
     let outcomes = if batch.again {
         settle(Care::AfterDoubt).await.unwrap_or_else(|_| vec![Settled::Untried; events.len()])
@@ -170,19 +172,28 @@ pub(super) fn refused_or(events: usize, settled: Result<Vec<Settled>, StoreError
 }
 
 /// The outcomes alone. Wakes handlers that are now owed events.
-pub(super) fn outcomes_of(
+pub(super) fn outcomes_of<J>(
     context: &SystemContext,
-    events: usize,
+    jobs: &[J],
+    delivery: fn(&J) -> &Delivery,
     settled: Result<Vec<SettledEvent>, StoreError>,
 ) -> Result<Vec<Settled>, StoreError> {
     let settled = settled.map(|settled| {
-        let owed: BTreeSet<&String> = settled.iter().flat_map(|event| &event.owed).collect();
-        if !owed.is_empty() {
-            context.announce(owed.into_iter().map(|handler| handler_lane(handler)).collect());
+        for (event, job) in settled.iter().zip(jobs).filter(|(event, _)| !event.owed.is_empty()) {
+            delivery(job).note_owing(&event.owed);
         }
+        wake_handlers(context, settled.iter().flat_map(|event| &event.owed).collect::<BTreeSet<_>>());
         settled.into_iter().map(|event| event.outcome).collect()
     });
-    refused_or(events, settled)
+    refused_or(jobs.len(), settled)
+}
+
+/// Wakes handlers: in the database is something new for them.
+pub(super) fn wake_handlers<'a>(context: &SystemContext, handlers: impl IntoIterator<Item = &'a String>) {
+    let wakeup: Wakeup = handlers.into_iter().map(|handler| handler_lane(handler)).collect();
+    if !wakeup.is_empty() {
+        context.announce(wakeup);
+    }
 }
 
 /// Tells the sessions which journal entries they can remove.

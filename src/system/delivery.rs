@@ -1,5 +1,6 @@
 //! A delivery: one event from fetch to settle.
 
+use std::collections::BTreeSet;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
@@ -137,13 +138,19 @@ impl Delivery {
         self.in_flight.contains(self.id)
     }
 
-    /// Notes that its outcome is in the database. `blocks`: its key continues to wait.
-    pub(crate) fn settled(mut self, blocks: bool) {
+    /// Notes that its outcome is in the database and owes it to handlers elsewhere.
+    pub(crate) fn note_owing(&self, handlers: &[String]) {
+        self.in_flight.note_owing(self.id, handlers);
+    }
+
+    /// Notes that its outcome is in the database. `blocks`: its key continues to wait. Returns the handlers elsewhere that may
+    /// have waited for it: they must be woken.
+    pub(crate) fn settled(mut self, blocks: bool) -> BTreeSet<String> {
         self.done = true;
-        self.in_flight.settle(self.id, blocks);
         if let Some(quota) = self.quota.take() {
             quota.spend();
         }
+        self.in_flight.settle(self.id, blocks)
     }
 }
 

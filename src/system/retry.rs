@@ -6,7 +6,7 @@ use std::sync::Arc;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use futures_util::FutureExt;
 
-use super::completer::{AGAIN_INTERVAL, by_publisher, note_settled, outcomes_of};
+use super::completer::{AGAIN_INTERVAL, by_publisher, note_settled, outcomes_of, wake_handlers};
 use super::context::SystemContext;
 use super::death_watch::{DeathWatch, panics_on_demand};
 use super::delivery::Delivery;
@@ -100,7 +100,8 @@ impl Retry {
         }
         let holds_key = !settle.holds_for_handlers && context.settings.holds_on_failure(&settle.shard.lane);
         let key = delivery.key().to_owned();
-        delivery.settled(settle.status != Status::Failed || holds_key);
+        let owing = delivery.settled(settle.status != Status::Failed || holds_key);
+        wake_handlers(context, &owing);
         // It may have waited for an event that was recorded before it.
         if settle.status == Status::Pending && !key.is_empty() {
             in_flight_of(context, &settle).inspect(|in_flight| in_flight.reread_key(&key));
@@ -144,7 +145,7 @@ async fn record(context: Arc<SystemContext>, batch: SettleBatch<Rejection>) -> (
     let settles: Vec<FailureRecord> = batch.jobs.iter().map(|rejection| rejection.settle.clone()).collect();
     let write = |_| {
         let settled = context.store.settle_rescheduled(context.worker, &settles);
-        settled.map(|settled| outcomes_of(&context, settles.len(), settled))
+        settled.map(|settled| outcomes_of(&context, &batch.jobs, |rejection| &rejection.delivery, settled))
     };
     let outcomes = if batch.again {
         write(Care::AfterDoubt).await.unwrap_or_else(|_| vec![Settled::Untried; settles.len()])

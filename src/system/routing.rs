@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::completer::wake_handlers;
 use super::context::SystemContext;
 use super::delivery::Delivery;
 use super::reconnect::pause_after;
@@ -161,13 +162,14 @@ fn announce(context: &SystemContext, moved: Vec<Routed>) {
     if moved.is_empty() {
         return;
     }
-    let mut lanes = BTreeSet::new();
+    let (mut lanes, mut owing) = (BTreeSet::new(), BTreeSet::new());
     for Routed { delivery, to } in moved {
         if let Some(in_flight) = context.publisher_of(&to).and_then(|publisher| publisher.in_flight(&to)) {
             in_flight.read_from(delivery.shard.number, delivery.position);
         }
-        delivery.settled(false);
+        owing.extend(delivery.settled(false));
         lanes.insert(to);
     }
+    wake_handlers(context, &owing);
     context.announce_late(&lanes);
 }

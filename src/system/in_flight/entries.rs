@@ -134,12 +134,22 @@ pub(super) struct Inner {
     pub(super) free: FreeKeys,
     /// How many of the events are unwritable.
     pub(super) unwritable: usize,
+    /// Handlers elsewhere that are owed events of a key behind one that is not settled.
+    pub(super) owing: HashMap<Arc<str>, Owing, RandomState>,
+}
+
+/// Handlers elsewhere that get an event of a key only once an earlier one is settled.
+pub(super) struct Owing {
+    pub(super) shard: i16,
+    pub(super) handlers: BTreeSet<String>,
 }
 
 impl Inner {
     pub(super) fn close(&mut self, shard: i16) {
         self.open.remove(&shard);
         self.free.forget();
+        // The next owner wakes them.
+        self.owing.retain(|_, owing| owing.shard != shard);
     }
 
     pub(super) fn insert(&mut self, id: Uuid, entry: InFlightEntry) {
@@ -254,6 +264,30 @@ impl Inner {
 
     pub(super) fn chain(&self, key: &str) -> impl Iterator<Item = &InFlightEntry> {
         self.by_key.get(key).into_iter().flatten().filter_map(|id| self.events.get(id))
+    }
+
+    /// Notes the handlers that are owed an event, if an earlier one of its key is not settled.
+    pub(super) fn note_owing(&mut self, key: &Arc<str>, position: Position, shard: i16, handlers: &[String]) {
+        let is_open = |entry: &InFlightEntry| !matches!(entry.state, DeliveryState::Settled { .. });
+        let is_behind = self.chain(key).any(|entry| entry.position < position && is_open(entry));
+        if is_behind || self.blocked_keys.contains_key(&**key) {
+            let is_full = self.owing.len() >= MAX_BLOCKED_KEYS;
+            if !is_full || self.owing.contains_key(key) {
+                let new = || Owing { shard, handlers: BTreeSet::new() };
+                self.owing.entry(Arc::clone(key)).or_insert_with(new).handlers.extend(handlers.iter().cloned());
+            }
+        }
+    }
+
+    /// The handlers that may get an event of the key now that one is settled. They are noted until nothing of it is left.
+    pub(super) fn take_owing(&mut self, key: &Arc<str>) -> BTreeSet<String> {
+        let Some(owing) = self.owing.get(key) else { return BTreeSet::new() };
+        let handlers = owing.handlers.clone();
+        let is_open = |entry: &InFlightEntry| !matches!(entry.state, DeliveryState::Settled { .. });
+        if !self.chain(key).any(is_open) && !self.blocked_keys.contains_key(&**key) {
+            self.owing.remove(key);
+        }
+        handlers
     }
 
     pub(super) fn is_blocked(&self, key: &str, position: Position) -> bool {

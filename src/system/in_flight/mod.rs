@@ -18,7 +18,7 @@ mod tests;
 #[cfg(test)]
 pub(super) mod unsent_tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -326,27 +326,43 @@ impl InFlight {
         }
     }
 
-    /// Notes that the outcome is in the database. `blocks`: its key continues to wait (a retry, or a failed event that holds
-    /// it).
-    pub(super) fn settle(&self, id: Uuid, blocks: bool) {
+    /// Notes that the outcome is in the database, and that it owes the event to handlers elsewhere.
+    pub(super) fn note_owing(&self, id: Uuid, handlers: &[String]) {
         let mut inner = self.lock();
-        let Some(entry) = inner.events.get_mut(&id) else { return };
+        let Some(entry) = inner.events.get(&id) else { return };
+        let (position, shard) = (entry.position, entry.shard);
+        if let Some(key) = entry.key.clone() {
+            inner.note_owing(&key, position, shard, handlers);
+        }
+    }
+
+    /// Notes that the outcome is in the database. `blocks`: its key continues to wait (a retry, or a failed event that holds
+    /// it). Returns the handlers elsewhere that may have waited for it.
+    #[must_use]
+    pub(super) fn settle(&self, id: Uuid, blocks: bool) -> BTreeSet<String> {
+        let mut inner = self.lock();
+        let Some(entry) = inner.events.get_mut(&id) else { return BTreeSet::new() };
         entry.state = DeliveryState::Settled { blocks };
         let was_unwritable = entry.unwritable.take().is_some();
         let (key, position, shard) = (entry.key.clone(), entry.position, entry.shard);
         inner.unwritable -= usize::from(was_unwritable);
+        let mut owing = BTreeSet::new();
         if let Some(key) = key {
             if blocks {
                 inner.free.forget_key(&key);
                 inner.note_blocked_key(&key, shard);
                 inner.block_followers(&key, position);
-            } else if inner.blocked_keys.contains_key(&*key) {
-                inner.keys_to_reread.insert(key.to_string());
+            } else {
+                if inner.blocked_keys.contains_key(&*key) {
+                    inner.keys_to_reread.insert(key.to_string());
+                }
+                owing = inner.take_owing(&key);
             }
         }
         let next = if fault_injection::is_off(ProtocolRule::Lingering) { 0 } else { inner.next_fetch };
         inner.awaiting_older_fetches.push_back((next, id));
         inner.drop_settled();
+        owing
     }
 
     /// Releases an event that was not sent, or whose outcome is unknown until the next open.

@@ -342,6 +342,37 @@ fn a_key_behind_a_retry_is_wanted_when_the_retry_is_done() {
 }
 
 #[test]
+fn handlers_that_are_owed_an_event_behind_another_are_named_when_that_is_settled() {
+    let in_flight = in_flight();
+    let (first, second, third) = (row(1, "k"), row(2, "k"), row(3, "k"));
+    let [one, two, three] = [&first, &second, &third].map(|row| admit_one(&in_flight, row));
+    let mail = ["mail".to_owned()];
+    three.note_owing(&mail);
+    assert!(three.settled(false).contains("mail"), "two others precede it");
+    assert!(one.settled(false).contains("mail"), "another one precedes it");
+    assert!(two.settled(false).contains("mail"));
+    let fourth = row(4, "k");
+    assert!(admit_one(&in_flight, &fourth).settled(false).is_empty(), "nothing waits any more");
+}
+
+#[test]
+fn a_handler_that_is_owed_an_event_behind_a_retry_is_named_when_that_is_done() {
+    let in_flight = in_flight();
+    let (first, second, alone) = (row(1, "k"), row(2, "k"), row(3, "other"));
+    let [one, two, other] = [&first, &second, &alone].map(|row| admit_one(&in_flight, row));
+    assert!(one.settled(true).is_empty(), "it is tried again");
+    for delivery in [&two, &other] {
+        delivery.note_owing(&["mail".to_owned()]);
+    }
+    assert!(two.settled(false).contains("mail"));
+    assert!(other.settled(false).is_empty(), "no other precedes it");
+    assert!(admit_one(&in_flight, &first).settled(false).contains("mail"));
+    in_flight.close(SHARD);
+    in_flight.open(SHARD, 2);
+    assert!(admit_one(&in_flight, &row(4, "k")).settled(false).is_empty(), "the next owner of the shard wakes all");
+}
+
+#[test]
 fn wanted_keys_are_taken_a_few_at_a_time() {
     let in_flight = in_flight();
     ["a", "b", "c"].iter().for_each(|key| in_flight.reread_key(key));
