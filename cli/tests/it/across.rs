@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use actix_outbox::{Builder, EventTypes, HandlerError, NewEvent, Outbox, OutboxSystem, Subscribe};
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
 use crate::actors::{Log, QUICK_RETRIES, answer, event, handler, row, wait_status};
 use crate::support::proxy::{Passage, Proxy};
@@ -320,20 +321,33 @@ async fn a_handler_elsewhere_refuses_for_good_or_says_when_it_wants_the_event_ag
 }
 
 /// An application that handles events as it is woken, and whose database answers after up to this long.
-async fn woken_application(test: &TestOutbox, delay: Duration, handlers: [Subscribe; 1]) -> (Proxy, Outbox) {
+async fn woken_application(
+    test: &TestOutbox,
+    delay: Duration,
+    handlers: impl IntoIterator<Item = Subscribe>,
+) -> (Proxy, Outbox) {
     let proxy = Proxy::to(url::Url::parse(test.url()).unwrap().port().unwrap()).await;
-    let mut settings =
-        test.system_settings(&format!("[publishers.default]\n{}[worker]\n{NEVER_POLLING}", test.stream()));
+    let mut settings = test
+        .system_settings(&format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}{NEVER_POLLING}", test.stream()));
     let mut url = url::Url::parse(test.url()).unwrap();
     url.set_port(Some(proxy.port())).unwrap();
     settings.database.url = url.as_str().into();
     let builder = OutboxSystem::builder(settings).publish_only(true);
+    let handlers: Vec<Subscribe> = handlers.into_iter().collect();
+    let has_handlers = !handlers.is_empty();
     let application = handlers.into_iter().fold(builder, Builder::subscribe).start().await.unwrap();
-    let held =
-        "SELECT count(*) FROM outbox_leases l JOIN outbox_workers w ON w.id = l.owner WHERE l.backend LIKE 'handler:%'";
-    eventually("it has its handler's leases", PATIENCE, async || test.number(held).await == 32).await;
+    if has_handlers {
+        wait_leased(test).await;
+    }
     proxy.set(Passage::Delay(delay));
     (proxy, application)
+}
+
+/// Waits until a process has all leases of the handler.
+async fn wait_leased(test: &TestOutbox) {
+    let held =
+        "SELECT count(*) FROM outbox_leases l JOIN outbox_workers w ON w.id = l.owner WHERE l.backend = 'handler:mail'";
+    eventually("its handler's leases are held", PATIENCE, async || test.number(held).await == 32).await;
 }
 
 #[actix::test]
@@ -362,4 +376,119 @@ async fn many_events_of_a_key_are_handled_without_a_poll() {
     log.wait(600).await;
     test.wait_published().await;
     application.shutdown().await.unwrap();
+}
+
+/// Waits until the handler has all it was notified of, and what it is owed remains as it is.
+async fn wait_quiet(test: &TestOutbox, is_quiet: impl Fn(i64) -> bool) {
+    let owed = async || test.number("SELECT count(*) FROM outbox_handler_deliveries").await;
+    eventually("what is owed is recorded", PATIENCE, async || is_quiet(owed().await)).await;
+    // The last wake-ups arrive.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(is_quiet(owed().await));
+}
+
+#[actix::test]
+async fn a_rejected_event_is_retried_and_its_followers_go_on_without_a_poll() {
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let may_begin = Arc::new(Semaphore::new(0));
+    let (met, gate) = (log.clone(), Arc::clone(&may_begin));
+    let shaky = handler("mail", EventTypes::All, move |event| {
+        met.add(format!("mail {}", event.subject));
+        let tries = met.count(&format!("mail {}", event.subject));
+        let refused = match (event.subject.as_str(), tries) {
+            ("never", _) => Err(HandlerError::permanent("no such user")),
+            ("once", 1) => Err(HandlerError::after(Duration::from_secs(1), "not now")),
+            _ => Ok(()),
+        };
+        let gate = Arc::clone(&gate);
+        Box::pin(async move {
+            let _ = gate.acquire().await;
+            refused
+        })
+    });
+    let (_proxy, application) = woken_application(&test, Duration::ZERO, [shaky]).await;
+    let _worker = test.worker(&test.settings().worker(SHORT_LEASE).write(), "worker");
+    test.wait_owners(&["worker"]).await;
+    let insert = "INSERT INTO outbox_events (id, event_type, source, data, partition_key, subject, scheduled_at) \
+        SELECT gen_random_uuid(), 'thing.happened', 'tests', '{}', k, CASE n WHEN 1 THEN k ELSE 'then' END, \
+            now() + n * interval '1 us' FROM unnest(ARRAY['once', 'never']) k, generate_series(1, 3) n";
+    test.sql().await.batch_execute(insert).await.unwrap();
+    wait_quiet(&test, |owed| owed == 6).await;
+    may_begin.add_permits(100);
+    eventually("all are handled", PATIENCE, async || log.count("mail then") == 4).await;
+    assert_eq!((log.count("mail once"), log.count("mail never")), (2, 1), "{:?}", log.lines());
+    application.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn the_first_handler_of_a_running_process_is_woken() {
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let (_proxy, application) = woken_application(&test, Duration::ZERO, []).await;
+    let _worker = test.worker(&test.settings().worker(SHORT_LEASE).write(), "worker");
+    test.wait_owners(&["worker"]).await;
+    application.subscribe(recorder("mail", EventTypes::All, &log)).await.unwrap();
+    wait_leased(&test).await;
+    for n in 1..=10 {
+        test.insert(1, 1).await;
+        log.wait(n).await;
+    }
+    application.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn what_was_owed_before_shards_were_taken_is_handled_without_a_poll() {
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let may_end = Arc::new(Semaphore::new(0));
+    let gate = Arc::clone(&may_end);
+    let slow = handler("mail", EventTypes::All, move |_| {
+        let gate = Arc::clone(&gate);
+        Box::pin(async move {
+            let _ = gate.acquire().await;
+            Ok(())
+        })
+    });
+    let leaving = application(&test, [slow]).await;
+    wait_leased(&test).await;
+    let (_proxy, staying) = woken_application(&test, Duration::ZERO, [recorder("mail", EventTypes::All, &log)]).await;
+    let owners = "SELECT count(*) FROM (SELECT owner FROM outbox_leases WHERE backend = 'handler:mail' GROUP BY owner \
+        HAVING count(*) = 16) o";
+    eventually("they share the shards", PATIENCE, async || test.number(owners).await == 2).await;
+    let _worker = test.worker(&test.settings().worker(SHORT_LEASE).write(), "worker");
+    test.insert(64, 64).await;
+    let handled = || i64::try_from(log.count("mail ")).unwrap();
+    wait_quiet(&test, |owed| owed > 0 && owed + handled() == 64).await;
+    let shutdown = actix::spawn(async move { leaving.shutdown().await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    test.insert(64, 64).await;
+    wait_quiet(&test, |owed| owed + handled() == 128).await;
+    may_end.add_permits(1_000);
+    shutdown.await.unwrap().unwrap();
+    wait_quiet(&test, |owed| owed == 0).await;
+    staying.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn an_event_that_waits_for_an_earlier_one_of_its_key_is_handled_elsewhere_without_a_poll() {
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let may_end = Arc::new(Semaphore::new(0));
+    let gate = Arc::clone(&may_end);
+    let slow = handler("slow", "first.happened", move |_| {
+        let gate = Arc::clone(&gate);
+        Box::pin(async move {
+            let _ = gate.acquire().await;
+            Ok(())
+        })
+    });
+    let service = service(&test, [slow]).await;
+    let (_proxy, application) =
+        woken_application(&test, Duration::ZERO, [recorder("mail", "then.happened", &log)]).await;
+    for event_type in ["first.happened", "then.happened"] {
+        service.send(NewEvent::new(event_type, "tests").partition_key("k")).await.unwrap();
+    }
+    wait_quiet(&test, |owed| owed == 1).await;
+    assert_eq!(log.lines().len(), 0, "the first one is not handled");
+    may_end.add_permits(1);
+    log.wait(1).await;
+    application.shutdown().await.unwrap();
+    service.shutdown().await.unwrap();
 }
