@@ -314,7 +314,7 @@ impl<'a> HeartbeatLoop<'a> {
         // They expire together with this worker's other leases.
         self.leases.add(&taken, self.deadline);
         if !taken.is_empty() && handler_of(lane).is_some() {
-            // Nobody was notified of what the handler was owed while the shards were free.
+            // No process was woken by what the handler was owed while the shards were free.
             self.context.wakeups.handler_poller.notify_one();
         }
         Ok(())

@@ -217,7 +217,7 @@ impl HandlerPoller {
         }
     }
 
-    /// Notes what is to be fetched after a settle of some handlers' answers, and goes on.
+    /// Notes what must be fetched after a settle of some handlers' answers, and goes on.
     fn follow(&mut self, handlers: &BTreeSet<String>, recorded: Vec<(Answered, Settled)>, ctx: &mut Context<Self>) {
         let now = BootInstant::now();
         for (Answered { delivery, rejection }, outcome) in recorded {
