@@ -269,6 +269,6 @@ mod tests {
         assert!(ask(true, false, true), "its question failed");
         assert!(!ask(true, false, false), "its question was answered");
         assert!(ask(false, true, false), "the next question is far away");
-        assert!(!ask(false, false, true), "nobody waits");
+        assert!(!ask(false, false, true), "no lane was woken");
     }
 }
