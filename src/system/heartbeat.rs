@@ -27,6 +27,9 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often it checks whether shards are free if workers announce what they release: a notification may be lost.
 const UNHEARD_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The pause after a beat that the database refuses, which a repetition rarely changes.
+const REFUSED_PAUSE: Duration = Duration::from_secs(30);
+
 /// Beats on the calling thread until it is told to stop; waits first until a predecessor has ended.
 pub(super) fn run(context: &SystemContext, control: &Control) {
     let heart = HeartbeatLoop::new(context, control);
@@ -79,8 +82,11 @@ impl<'a> HeartbeatLoop<'a> {
             if let Err(error) = self.beat().await {
                 self.say_unreachable(&error);
                 self.release_if_skipped(&error).await;
-                next = next.min(BootInstant::now().after(pause_after(failures)));
+                let pause = if error.is_transient() { pause_after(failures) } else { self.context.pace(REFUSED_PAUSE) };
+                next = next.min(BootInstant::now().after(pause));
                 failures = failures.saturating_add(1);
+                // Only a beat that is answered says when the next lease ends.
+                self.next_end = None;
             } else {
                 failures = 0;
                 if !std::mem::replace(&mut self.reachable, true) {
@@ -158,10 +164,13 @@ impl<'a> HeartbeatLoop<'a> {
             }
             let first = until.min(next_look).min(next_end.unwrap_or(until));
             let woken = self.woken_before(first).await;
-            if self.release_drained().await.is_err() || woken == Some(Woken::Beat) {
+            let released = self.release_drained().await;
+            if released.is_err() || woken == Some(Woken::Beat) {
                 return;
             }
-            if woken.is_none() && BootInstant::now() < next_look {
+            // A shard that was to leave may be wanted here again, and this worker does not hear of its own releases.
+            let has_released = released.unwrap_or(false);
+            if woken.is_none() && !has_released && BootInstant::now() < next_look {
                 continue;
             }
             next_look = self.next_look();
@@ -169,12 +178,9 @@ impl<'a> HeartbeatLoop<'a> {
             if woken == Some(Woken::LeasesReleased) && !self.standing_by().is_empty() {
                 return;
             }
-            if !short.is_empty() {
-                match self.store.has_free(&short).await {
-                    Ok(true) => return,
-                    Ok(false) => {}
-                    Err(_) => next_look = BootInstant::now().after(CHECK_INTERVAL),
-                }
+            // An error is the next beat's, too, and that one pauses.
+            if !short.is_empty() && self.store.has_free(&short).await.unwrap_or(true) {
+                return;
             }
         }
     }
@@ -360,20 +366,22 @@ impl<'a> HeartbeatLoop<'a> {
     // Releasing leases.
 
     /// Releases draining leases that have nothing in flight any more.
-    async fn release_drained(&mut self) -> Result<(), StoreError> {
+    /// Returns whether there were any.
+    async fn release_drained(&mut self) -> Result<bool, StoreError> {
         self.release_idle(self.leases.draining()).await
     }
 
     /// Releases leases that this worker does not know to be its own, so that they can be taken again: under an epoch that no
     /// statement still on its way can name.
     async fn release_unknown_leases(&mut self, snapshot: &LeaseSnapshot) -> Result<(), StoreError> {
-        self.release_idle(self.leases.unknown_leases(self.context.worker, snapshot)).await
+        self.release_idle(self.leases.unknown_leases(self.context.worker, snapshot)).await.map(drop)
     }
 
-    async fn release_idle(&mut self, mut leases: Vec<(Shard, i64)>) -> Result<(), StoreError> {
+    /// Releases those of which nothing is in flight; returns whether there were any.
+    async fn release_idle(&mut self, mut leases: Vec<(Shard, i64)>) -> Result<bool, StoreError> {
         leases.retain(|(shard, _)| !self.is_busy(shard));
         if leases.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         // Forgotten before it is released: nothing may start under it any more.
         self.leases.remove(&leases);
@@ -383,7 +391,7 @@ impl<'a> HeartbeatLoop<'a> {
                 in_flight.forget_unwritable(shard.number);
             }
         }
-        self.store.release(self.context.worker, &leases).await
+        self.store.release(self.context.worker, &leases).await.map(|()| true)
     }
 
     fn is_busy(&self, shard: &Shard) -> bool {

@@ -48,7 +48,7 @@ impl RetryTimes {
     /// Forgets the times that have passed.
     pub(super) fn pass(&mut self, now: BootInstant) {
         self.times.retain(|at| *at > now);
-        if self.times.is_empty() {
+        if self.times.len() <= MOST / 2 {
             self.together = TOGETHER;
         }
     }
