@@ -99,6 +99,13 @@ pub(crate) struct FetchedDelivery {
     pub(crate) event: std::result::Result<Arc<OutboxEvent>, String>,
 }
 
+impl FetchedDelivery {
+    /// The bytes that it takes in memory.
+    pub(crate) fn size(&self) -> usize {
+        self.event.as_ref().map_or(0, |event| event.size())
+    }
+}
+
 /// A handler's rejection, fenced by the lease of the handler's lane and by the attempt.
 #[derive(Debug, Clone)]
 pub(crate) struct RejectedDelivery {

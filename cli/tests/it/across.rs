@@ -367,6 +367,32 @@ async fn an_event_that_is_delivered_during_a_fetch_is_handled_without_a_poll() {
 }
 
 #[actix::test]
+async fn more_events_than_fit_into_memory_are_handled_without_a_poll() {
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let may_begin = Arc::new(Semaphore::new(0));
+    let (met, gate) = (log.clone(), Arc::clone(&may_begin));
+    let slow = handler("mail", EventTypes::All, move |event| {
+        let (met, gate) = (met.clone(), Arc::clone(&gate));
+        Box::pin(async move {
+            let _ = gate.acquire().await;
+            met.add(format!("mail {}", event.subject));
+            Ok(())
+        })
+    });
+    let (_proxy, application) = woken_application(&test, Duration::ZERO, [slow]).await;
+    // A quarter of the 16 MiB of `max_in_flight_bytes` is for handlers.
+    let insert = "INSERT INTO outbox_events (id, event_type, source, data, partition_key) \
+        SELECT gen_random_uuid(), 'thing.happened', 'tests', to_jsonb(repeat('x', 200000)), n FROM generate_series(1, 64) n";
+    test.sql().await.batch_execute(insert).await.unwrap();
+    let _worker = test.worker(&test.settings().worker(SHORT_LEASE).write(), "worker");
+    wait_quiet(&test, |owed| owed == 64).await;
+    may_begin.add_permits(64);
+    log.wait(64).await;
+    test.wait_published().await;
+    application.shutdown().await.unwrap();
+}
+
+#[actix::test]
 async fn many_events_of_a_key_are_handled_without_a_poll() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     let handlers = [recorder("mail", EventTypes::All, &log)];

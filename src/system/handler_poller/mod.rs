@@ -103,6 +103,18 @@ impl HandlerPoller {
         }
     }
 
+    /// Notes that answers of handlers are lost: they are asked again.
+    fn note_aborted(&mut self, handlers: &BTreeSet<String>, error: &JoinError) {
+        if error.is_cancelled() {
+            return;
+        }
+        tracing::error!(%error, "recording of handlers' answers aborted");
+        let again = BootInstant::now().after(UNANSWERED_PAUSE);
+        for handler in handlers {
+            self.polls.entry(handler.clone()).and_modify(|polls| polls.due_again_at(again));
+        }
+    }
+
     /// Has the leases of a handler whose actor has stopped released: another process may have it.
     fn note_stopped(&mut self) {
         let subscriptions = self.context.subscriptions();
@@ -180,16 +192,19 @@ impl HandlerPoller {
             max_event_bytes: self.context.settings.worker.max_event_bytes,
         };
         let (context, began) = (Arc::clone(&self.context), BootInstant::now());
-        let most = request.max_events;
+        let (most, max_bytes, largest) = (request.max_events, request.max_bytes, request.max_event_bytes);
         let asked = self.context.runtime.spawn(async move { context.store.fetch_deliveries(&request).await });
         ctx.spawn(asked.into_actor(self).map(move |result, poller, ctx| {
             let name = handler.name().to_owned();
             match result {
                 Ok(Ok(deliveries)) => {
                     let count = deliveries.len();
+                    let bytes: usize = deliveries.iter().map(FetchedDelivery::size).sum();
                     let found = Found {
                         full: count >= most,
-                        left_some: count >= MANY || !fetch.except.is_empty(),
+                        left_some: count >= MANY
+                            || !fetch.except.is_empty()
+                            || bytes > max_bytes.saturating_sub(largest),
                         outlived_others: fetch.outlived_others(),
                     };
                     let interval = poller.interval();
@@ -225,6 +240,10 @@ impl HandlerPoller {
             // The later ones of its key have left the memory, and are fetched with it, or without it if it is given up or if
             // someone else has changed it.
             let is_retried = outcome == Settled::Recorded && !rejection.gives_up;
+            if is_retried && rejection.attempts == rejection.fetched_attempts {
+                // No handler of this process has its type. It waits for the next poll: a database may sleep meanwhile.
+                continue;
+            }
             let due = if is_retried { now.after(rejection.delay) } else { now };
             self.polls.entry(delivery.fetched.handler).and_modify(|polls| polls.due_again_at(due));
         }
@@ -267,7 +286,7 @@ impl HandlerPoller {
             return None;
         }
         let guard = self.context.owed.take(&fetched.handler, (fetched.id, fetched.seq), fetched.shard)?;
-        let permit = self.credit.take(fetched.event.as_ref().map_or(0, |event| event.size()));
+        let permit = self.credit.take(fetched.size());
         Some(HandlerDelivery { fetched, shard, epoch, guard, _permit: permit })
     }
 
@@ -297,8 +316,8 @@ impl HandlerPoller {
                     poller.follow(&handlers, recorded, ctx);
                 }
                 Err(error) => {
-                    note_aborted(&error);
                     poller.handled.abandon(again);
+                    poller.note_aborted(&handlers, &error);
                 }
             }));
         }
@@ -311,8 +330,8 @@ impl HandlerPoller {
                     poller.follow(&handlers, recorded, ctx);
                 }
                 Err(error) => {
-                    note_aborted(&error);
                     poller.rejected.abandon(again);
+                    poller.note_aborted(&handlers, &error);
                 }
             }));
         }
@@ -321,13 +340,6 @@ impl HandlerPoller {
 
 fn handlers_of(batch: &SettleBatch<Answered>) -> BTreeSet<String> {
     batch.jobs.iter().map(|answered| answered.delivery.fetched.handler.clone()).collect()
-}
-
-/// The answers are lost; the handlers are asked again.
-fn note_aborted(error: &JoinError) {
-    if !error.is_cancelled() {
-        tracing::error!(%error, "recording of handlers' answers aborted");
-    }
 }
 
 impl Actor for HandlerPoller {

@@ -135,21 +135,13 @@ pub(super) struct Inner {
     /// How many of the events are unwritable.
     pub(super) unwritable: usize,
     /// Handlers elsewhere that are owed events of a key behind one that is not settled.
-    pub(super) owing: HashMap<Arc<str>, Owing, RandomState>,
-}
-
-/// Handlers elsewhere that get an event of a key only once an earlier one is settled.
-pub(super) struct Owing {
-    pub(super) shard: i16,
-    pub(super) handlers: BTreeSet<String>,
+    pub(super) owing: HashMap<Arc<str>, BTreeSet<String>, RandomState>,
 }
 
 impl Inner {
     pub(super) fn close(&mut self, shard: i16) {
         self.open.remove(&shard);
         self.free.forget();
-        // The next owner wakes them.
-        self.owing.retain(|_, owing| owing.shard != shard);
     }
 
     pub(super) fn insert(&mut self, id: Uuid, entry: InFlightEntry) {
@@ -267,22 +259,24 @@ impl Inner {
     }
 
     /// Notes the handlers that are owed an event, if an earlier one of its key is not settled.
-    pub(super) fn note_owing(&mut self, key: &Arc<str>, position: Position, shard: i16, handlers: &[String]) {
+    pub(super) fn note_owing(&mut self, key: &Arc<str>, position: Position, handlers: &[String]) {
         let is_open = |entry: &InFlightEntry| !matches!(entry.state, DeliveryState::Settled { .. });
         let is_behind = self.chain(key).any(|entry| entry.position < position && is_open(entry));
-        if is_behind || self.blocked_keys.contains_key(&**key) {
-            let is_full = self.owing.len() >= MAX_BLOCKED_KEYS;
-            if !is_full || self.owing.contains_key(key) {
-                let new = || Owing { shard, handlers: BTreeSet::new() };
-                self.owing.entry(Arc::clone(key)).or_insert_with(new).handlers.extend(handlers.iter().cloned());
-            }
+        if !is_behind && !self.blocked_keys.contains_key(&**key) {
+            return;
+        }
+        if self.owing.len() >= MAX_BLOCKED_KEYS {
+            let Self { owing, by_key, blocked_keys, .. } = self;
+            owing.retain(|key, _| by_key.contains_key(key) || blocked_keys.contains_key(&**key));
+        }
+        if self.owing.len() < MAX_BLOCKED_KEYS || self.owing.contains_key(key) {
+            self.owing.entry(Arc::clone(key)).or_default().extend(handlers.iter().cloned());
         }
     }
 
     /// The handlers that may get an event of the key now that one is settled. They are noted until nothing of it is left.
     pub(super) fn take_owing(&mut self, key: &Arc<str>) -> BTreeSet<String> {
-        let Some(owing) = self.owing.get(key) else { return BTreeSet::new() };
-        let handlers = owing.handlers.clone();
+        let Some(handlers) = self.owing.get(key).cloned() else { return BTreeSet::new() };
         let is_open = |entry: &InFlightEntry| !matches!(entry.state, DeliveryState::Settled { .. });
         if !self.chain(key).any(is_open) && !self.blocked_keys.contains_key(&**key) {
             self.owing.remove(key);

@@ -330,9 +330,9 @@ impl InFlight {
     pub(super) fn note_owing(&self, id: Uuid, handlers: &[String]) {
         let mut inner = self.lock();
         let Some(entry) = inner.events.get(&id) else { return };
-        let (position, shard) = (entry.position, entry.shard);
+        let position = entry.position;
         if let Some(key) = entry.key.clone() {
-            inner.note_owing(&key, position, shard, handlers);
+            inner.note_owing(&key, position, handlers);
         }
     }
 

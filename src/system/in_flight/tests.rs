@@ -366,10 +366,27 @@ fn a_handler_that_is_owed_an_event_behind_a_retry_is_named_when_that_is_done() {
     }
     assert!(two.settled(false).contains("mail"));
     assert!(other.settled(false).is_empty(), "no other precedes it");
-    assert!(admit_one(&in_flight, &first).settled(false).contains("mail"));
     in_flight.close(SHARD);
-    in_flight.open(SHARD, 2);
-    assert!(admit_one(&in_flight, &row(4, "k")).settled(false).is_empty(), "the next owner of the shard wakes all");
+    in_flight.open(SHARD, 1);
+    assert!(admit_one(&in_flight, &first).settled(false).contains("mail"), "also under another session");
+}
+
+#[test]
+fn keys_whose_handlers_were_woken_make_room_for_others() {
+    let in_flight = in_flight();
+    let most = 10_000;
+    for number in 0..most + 10 {
+        let key = format!("k{number}");
+        let (first, second) = (row(2 * number, &key), row(2 * number + 1, &key));
+        let [one, two] = [&first, &second].map(|row| admit_one(&in_flight, row));
+        assert!(one.settled(true).is_empty());
+        two.note_owing(&["mail".to_owned()]);
+        assert!(two.settled(false).contains("mail"), "{key}");
+        let retried = admit_one(&in_flight, &first);
+        assert!(retried.settled(false).contains("mail"), "{key}");
+        in_flight.take_keys_to_reread(10);
+        in_flight.note_empty_key(&key);
+    }
 }
 
 #[test]
