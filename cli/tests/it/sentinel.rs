@@ -31,7 +31,7 @@ async fn events_that_a_replica_confirmed_arrive_once_after_sentinel_fails_over()
     test.insert(1_000, 200).await;
     redis.master.start_again();
     let old = redis.master.url();
-    eventually("the old master follows the new one", PATIENCE, async || has_role(&old, "slave").await).await;
+    eventually("the old master follows the new one", 2 * PATIENCE, async || has_role(&old, "slave").await).await;
     test.read_from(replica);
     test.wait_published().await;
     test.assert_delivered().await;
@@ -50,7 +50,7 @@ async fn a_failover_by_command_is_followed_without_a_restart() {
     let replica = redis.replica.url();
     eventually("the replica is the master", PATIENCE, async || has_role(&replica, "master").await).await;
     let old = redis.master.url();
-    eventually("the old master follows the new one", PATIENCE, async || has_role(&old, "slave").await).await;
+    eventually("the old master follows the new one", 2 * PATIENCE, async || has_role(&old, "slave").await).await;
     test.insert(500, 20).await;
     test.read_from(replica);
     test.wait_published().await;

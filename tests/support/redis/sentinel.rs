@@ -17,7 +17,7 @@ impl Watched {
         let master = Server::start(options);
         let replica = Server::replica_of(&master, options).await;
         let settings = format!(
-            "sentinel monitor {NAME} 127.0.0.1 {} 2\nsentinel down-after-milliseconds {NAME} 500\n\
+            "sentinel monitor {NAME} 127.0.0.1 {} 2\nsentinel down-after-milliseconds {NAME} 2000\n\
              sentinel failover-timeout {NAME} 5000\n",
             master.port()
         );
