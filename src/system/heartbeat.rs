@@ -178,8 +178,8 @@ impl<'a> HeartbeatLoop<'a> {
             if woken == Some(Woken::LeasesReleased) && !self.standing_by().is_empty() {
                 return;
             }
-            // An error is the next beat's, too, and that one pauses.
-            if !short.is_empty() && self.store.has_free(&short).await.unwrap_or(true) {
+            // An error is the next beat's, too. After one that failed, nothing is asked before the next.
+            if self.reachable && !short.is_empty() && self.store.has_free(&short).await.unwrap_or(true) {
                 return;
             }
         }
