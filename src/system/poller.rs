@@ -117,13 +117,7 @@ impl Poller {
 
     /// Starts everything that can be started now.
     pub(super) fn run_once(&mut self, ctx: &mut Context<Self>) {
-        if !ctx.connected() {
-            // A notification wakes one actor only, so the poller passes it on.
-            self.context.wakeups.poller.notify_one();
-            return ctx.stop();
-        }
-        self.context.liveness.tick();
-        if self.context.liveness.is_stopping() {
+        if !self.may_run(ctx) {
             return;
         }
         let now = BootInstant::now();
@@ -132,18 +126,45 @@ impl Poller {
             self.ask_for_due(now, ctx);
         }
         for index in 0..self.publishers.len() {
-            if self.publishers[index].rests(&self.context, now) {
-                continue;
-            }
-            let (lease_changes, opened) = (self.context.leases.changes(), self.publishers[index].opened());
-            let opens = self.open_shards(index, now);
-            if now >= self.pause_until {
-                self.fetch(index, now, ctx);
-            }
-            let of = &mut self.publishers[index];
-            of.rested = (!opens && !of.fetching).then_some(Rest { opened, lease_changes, since: now });
+            self.run_publisher(index, now, ctx);
         }
         self.probe(now, ctx);
+    }
+
+    /// Whether the loop goes on. One that is being replaced stops.
+    fn may_run(&self, ctx: &mut Context<Self>) -> bool {
+        if !ctx.connected() {
+            // A notification wakes one actor only, so the poller passes it on.
+            self.context.wakeups.poller.notify_one();
+            ctx.stop();
+            return false;
+        }
+        self.context.liveness.tick();
+        !self.context.liveness.is_stopping()
+    }
+
+    /// Starts what can be started now for one publisher.
+    fn run_publisher(&mut self, index: usize, now: BootInstant, ctx: &mut Context<Self>) {
+        if self.publishers[index].rests(&self.context, now) {
+            return;
+        }
+        let (lease_changes, opened) = (self.context.leases.changes(), self.publishers[index].opened());
+        let opens = self.open_shards(index, now);
+        if now >= self.pause_until {
+            self.fetch(index, now, ctx);
+        }
+        let of = &mut self.publishers[index];
+        of.rested = (!opens && !of.fetching).then_some(Rest { opened, lease_changes, since: now });
+    }
+
+    /// Goes on after a fetch: it changes nothing for other publishers, unless all were paused or share a quota.
+    fn run_after_fetch(&mut self, index: usize, concerns_all: bool, ctx: &mut Context<Self>) {
+        if concerns_all || self.context.quota.is_some() {
+            return self.run_once(ctx);
+        }
+        if self.may_run(ctx) {
+            self.run_publisher(index, BootInstant::now(), ctx);
+        }
     }
 
     /// Probes whether the database can be read: a worker that could not read has left its shards to others, so no fetch
@@ -233,6 +254,7 @@ impl Poller {
                 let late = matches!(&result, Ok(Err(error)) if is_late(error));
                 of.lanes[lane].reader.note_failed_fetch(&plan, late, BootInstant::now());
             }
+            let concerns_all = poller.failures > 0 || !matches!(result, Ok(Ok(_)));
             match result {
                 Ok(Ok(fetched)) => {
                     of.record_duration(&plan);
@@ -246,7 +268,7 @@ impl Poller {
                 Err(error) if error.is_cancelled() => {}
                 Err(error) => tracing::error!(%error, "fetch aborted"),
             }
-            poller.run_once(ctx);
+            poller.run_after_fetch(index, concerns_all, ctx);
         }));
     }
 
