@@ -217,6 +217,8 @@ impl Server {
                 command
             }
         };
+        // In a common folder, a server that starts removes the temporary tables of the others.
+        command.env("TMPDIR", self.folder.path());
         let output = command.arg(format!("--datadir={}", self.folder.path().join("data").display())).output();
         let output = output.expect("the program that creates a database runs");
         assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
