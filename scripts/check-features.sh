@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-library=(postgres mysql sqlite-bundled postgres,rusqlite,inbox mysql-async,sqlx-0_8,sea-orm-1,inbox sqlite-bundled,consumer,rabbitmq
+library=(postgres mysql sqlite-bundled postgres,rusqlite,inbox mysql-async,sqlx-0_8,sea-orm-1,inbox sqlite-bundled,consumer,nats,rabbitmq
     postgres,http-backend,nats,unstable-sessions sqlite-bundled,testing,actix-web,prometheus)
 program=(postgres mysql sqlite-bundled,http,http-backend postgres,consumer)
 if [ "${1:-}" = --all ]; then

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::event::OutboxEvent;
+use crate::settings::StartAt;
 
 /// The id of an entry in its stream. Later entries have greater ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -213,6 +214,47 @@ pub(crate) trait EventSource: Send + Sync + 'static {
         None
     }
 }
+
+/// The dead letters of a source, for operators.
+#[async_trait]
+pub(crate) trait LetterStore: Send + Sync {
+    /// The names of the streams of dead letters.
+    async fn dead_streams(&self) -> Result<Vec<String>, SourceUnavailable>;
+
+    async fn count_letters(&self, dead: &str) -> Result<u64, SourceUnavailable>;
+
+    /// The dead letters of a stream, after one of them, oldest first.
+    async fn letters(
+        &self,
+        dead: &str,
+        after: Option<EntryId>,
+        most: usize,
+    ) -> Result<Vec<StoredLetter>, SourceUnavailable>;
+
+    /// One dead letter.
+    async fn letter(&self, dead: &str, id: EntryId) -> Result<Option<StoredLetter>, SourceUnavailable>;
+
+    /// Gives dead letters to the group again, a page at most; returns those that were still there.
+    async fn retry_letters(&self, dead: &str, ids: &[EntryId]) -> Result<Vec<EntryId>, SourceUnavailable>;
+
+    /// Deletes dead letters, a page at most; returns those that were still there.
+    async fn delete_letters(&self, dead: &str, ids: &[EntryId]) -> Result<Vec<EntryId>, SourceUnavailable>;
+}
+
+/// How far each stream was read, by its number and as its source writes it.
+pub(crate) type Positions = BTreeMap<usize, String>;
+
+/// Reading without a group.
+#[async_trait]
+pub(crate) trait TailSource: Send + Sync {
+    /// Reads the entries behind these positions, and moves the positions. Waits a moment for the first.
+    async fn read_after(&self, positions: &mut Positions, start: StartAt) -> Result<Vec<Received>, SourceUnavailable>;
+}
+
+/// All that the streams of a consumer can do.
+pub(crate) trait ConsumerSource: EventSource + LetterStore + TailSource {}
+
+impl<S: EventSource + LetterStore + TailSource> ConsumerSource for S {}
 
 /// The streams of a source that one consumer of the group reads at a time. `busy` are the numbers of the streams of which this
 /// process has entries in memory; only the task that reads adds some.

@@ -54,6 +54,44 @@ impl OutboxEvent {
         event.identified_by(id)
     }
 
+    /// The event in a message of the binary mode: its attributes, its content and its content type as headers, decoded.
+    ///
+    /// # Errors
+    /// The reason why the message is not a CloudEvent, without its content.
+    #[cfg(all(feature = "consumer", feature = "nats"))]
+    pub(crate) fn from_attributes(
+        attributes: impl IntoIterator<Item = (String, String)>,
+        content: &[u8],
+        seq: i64,
+        written: DateTime<Utc>,
+    ) -> Result<Self, String> {
+        let mut event = received(seq, written);
+        let (mut id, mut extensions) = (String::new(), serde_json::Map::new());
+        for (name, value) in attributes {
+            match name.as_str() {
+                "specversion" => event.spec_version = value,
+                "type" => event.event_type = value,
+                "source" => event.source = value,
+                "id" => id = value,
+                "time" => event.event_time = Some(time(&value)?).filter(|time| *time != written),
+                "subject" => event.subject = value,
+                "datacontenttype" => event.data_content_type = value,
+                "dataschema" => event.data_schema = value,
+                "partitionkey" => event.partition_key = value,
+                _ => drop(extensions.insert(name, value.into())),
+            }
+        }
+        if !extensions.is_empty() {
+            event.extensions = JsonText::new(serde_json::Value::Object(extensions).to_string());
+        }
+        match json_of(&event.data_content_type, content) {
+            Some(json) => event.data = Some(json),
+            None if content.is_empty() => {}
+            None => event.data_binary = Some(content.to_vec()),
+        }
+        event.identified_by(id)
+    }
+
     fn identified_by(mut self, id: String) -> Result<Self, String> {
         for (name, value) in [("type", &self.event_type), ("source", &self.source), ("id", &id)] {
             if value.is_empty() {
@@ -100,6 +138,18 @@ fn received(seq: i64, written: DateTime<Utc>) -> OutboxEvent {
         errors: None,
         event_time: None,
     }
+}
+
+/// The content as JSON, if its type says that it is.
+#[cfg(all(feature = "consumer", feature = "nats"))]
+fn json_of(content_type: &str, content: &[u8]) -> Option<JsonText> {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if !["", "application/json", "text/json"].contains(&media_type.as_str()) && !media_type.ends_with("+json") {
+        return None;
+    }
+    let text = str::from_utf8(content).ok()?;
+    serde_json::from_str::<&serde_json::value::RawValue>(text).ok()?;
+    Some(JsonText::new(text.to_owned()))
 }
 
 fn text(name: &str, raw: &str) -> Result<String, String> {

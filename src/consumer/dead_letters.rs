@@ -6,8 +6,7 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 
-use crate::backend::event_source::{EntryId, StoredLetter};
-use crate::backend::redis::source::RedisSource;
+use crate::backend::event_source::{ConsumerSource, EntryId, StoredLetter};
 use crate::error::{SettingsError, SystemError};
 use crate::opaque_debug::opaque_debug;
 use crate::settings::Settings;
@@ -17,7 +16,7 @@ const PAGE: usize = 500;
 
 /// The dead letters of one consumer of the settings, in all its streams. Nothing is read before the first call.
 pub struct DeadLetters {
-    source: RedisSource,
+    source: Box<dyn ConsumerSource>,
     pub(crate) consumer: String,
 }
 
@@ -55,7 +54,7 @@ pub struct LetterId {
 pub struct LetterFacts {
     /// Which dead letter.
     pub id: LetterId,
-    /// When it was set aside, by the clock of Redis.
+    /// When it was set aside, by the clock of its server.
     pub at: DateTime<Utc>,
     /// The stream that the entry was in.
     pub stream: String,

@@ -14,6 +14,9 @@ use super::dispatcher::dispatch;
 use super::handle::OutboxConsumer;
 use super::partitions::{give_back, keep_leases, read_partitions};
 use super::tasks::{read, renew};
+use crate::backend::event_source::{ConsumerSource, EventSource};
+#[cfg(feature = "nats")]
+use crate::backend::nats::source::NatsSource;
 use crate::backend::redis::source::RedisSource;
 use crate::error::{SettingsError, SystemError};
 use crate::handlers::{Subscribe, Subscription, check_handler_name};
@@ -39,20 +42,25 @@ impl ConsumerBuilder {
         }
         self.settings.check()?;
         let consumer = self.settings.consumer(&self.name)?.clone();
-        let source = source_of(&self.settings, &self.name)?;
+        let source: Arc<dyn EventSource> = Arc::<dyn ConsumerSource>::from(source_of(&self.settings, &self.name)?);
         let started = self.starters.into_iter().map(|start| start());
         let handlers = subscriptions(self.subscriptions.into_iter().chain(started))?;
-        let context = Arc::new(ConsumerContext::new(self.name, consumer, Arc::new(source), handlers, self.limit));
+        let context = Arc::new(ConsumerContext::new(self.name, consumer, source, handlers, self.limit));
         launch(context)
     }
 }
 
 /// The streams of a consumer. Nothing is connected.
-pub(super) fn source_of(settings: &Settings, name: &str) -> Result<RedisSource, SettingsError> {
+pub(super) fn source_of(settings: &Settings, name: &str) -> Result<Box<dyn ConsumerSource>, SettingsError> {
     let consumer = settings.consumer(name)?;
     let group = consumer.group.clone().unwrap_or_else(|| name.to_owned());
     let member = consumer.name.clone().unwrap_or_else(process_name);
-    let source = RedisSource::new(&settings.server_of(consumer), consumer, group, member);
+    let server = settings.server_of(consumer);
+    let source: Result<Box<dyn ConsumerSource>, String> = match server.backend.as_str() {
+        #[cfg(feature = "nats")]
+        "nats" => NatsSource::new(&server, consumer, group, member).map(|source| Box::new(source) as _),
+        _ => RedisSource::new(&server, consumer, group, member).map(|source| Box::new(source) as _),
+    };
     source.map_err(|problem| SettingsError::Invalid {
         key: format!("consumers.{name}"),
         origin: "the settings".to_owned(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::backend::event_source::{Backlog, EventSource};
+use crate::backend::event_source::Backlog;
 use crate::error::SystemError;
 use crate::settings::Settings;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::redis::source::{Positions, RedisSource};
+use crate::backend::event_source::{ConsumerSource, Positions};
 use crate::error::SystemError;
 use crate::event::OutboxEvent;
 use crate::opaque_debug::opaque_debug;
@@ -10,7 +10,7 @@ use crate::settings::{Settings, StartAt};
 
 /// The events in a consumer's streams as they come, like `tail -f`. Nothing is acknowledged, and nothing is written.
 pub struct StreamTail {
-    source: RedisSource,
+    source: Box<dyn ConsumerSource>,
     start: StartAt,
     positions: Positions,
 }

@@ -18,7 +18,8 @@ table! {
     /// `[consumers.NAME]`
     #[derive(Debug, Clone, PartialEq)]
     pub struct ConsumerSettings {
-        /// The publisher whose server and streams are read, instead of `url` and `streams`.
+        /// The publisher whose server and streams are read, instead of `url` and `streams`; its backend is `redis_stream` or
+        /// `nats`.
         source: Option<String> = None, |node| node.string().map(Some);
         /// `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS.
         url: Option<Secret> = None, |node| node.secret().map(Some),
@@ -26,7 +27,7 @@ table! {
             or url_command by |node| node.secret_command().map(Some);
         /// Files for TLS, with a `rediss://` address; none: the system's authorities and no certificate of a client.
         tls: Option<TlsSettings> = None, |node| TlsSettings::read(node.clone()).map(Some);
-        /// The streams to read: names, or globs as Redis knows them; none: those of `source`.
+        /// The streams to read: names, or globs as Redis knows them; none: those of `source`. Of NATS, one stream's name.
         streams: Vec<String> = Vec::new(), Node::strings, or stream by string_as_list;
         /// The group; none: the consumer's NAME. The consumers of a group share its entries.
         group: Option<String> = None, |node| node.string().map(Some);
@@ -49,7 +50,7 @@ table! {
         /// The delay before a rejected event is delivered again.
         retry_backoff: RetryBackoff = RetryBackoff::default(), retry_backoff;
         /// The stream of dead letters. `{stream}` is the entry's stream, in braces unless it has a hash tag of its own, so that
-        /// both are in one slot of a Redis Cluster; `{group}` is the group.
+        /// both are in one slot of a Redis Cluster; `{group}` is the group. Of NATS, `{stream}` is its plain name.
         dead_letters: String = "{stream}:dead:{group}".to_owned(), Node::string;
         /// Whether a missing group is created.
         create_group: bool = true, Node::bool;
@@ -71,7 +72,7 @@ pub enum StartAt {
     First,
     /// At the next entry.
     Next,
-    /// At the first entry that was added at this time or later, by the clock of Redis.
+    /// At the first entry that was added at this time or later, by the clock of the server.
     Time(DateTime<Utc>),
 }
 

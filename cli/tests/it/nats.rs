@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::python::interpreter;
 use crate::support::nats::{Cluster, Server, WITHOUT_BATCHES};
-use crate::support::process::Signal;
+use crate::support::process::{Running, Signal};
 use crate::support::{PATIENCE, eventually, postgres};
 use crate::test_outbox::TestOutbox;
 
@@ -72,6 +72,53 @@ async fn a_python_consumer_reads_events_in_both_modes_and_no_journal() {
     let events: String = printed.lines().map(|line| format!("{}\n", line.splitn(3, ' ').nth(2).unwrap())).collect();
     assert_eq!(events, expected, "{printed}{}", String::from_utf8_lossy(&read.stderr));
     assert!(printed.lines().all(|line| line.starts_with("events.order.created ")), "{printed}");
+}
+
+#[tokio::test]
+async fn the_programs_consumer_reads_the_stream_and_its_dead_letters_are_for_operators() {
+    let (test, server) = (outbox().await, Server::start());
+    let mailer = "[consumers.mailer]\nsource = \"default\"\nreclaim_after = \"1s\"\nmax_deliveries = 2\n\
+        retry_backoff = { base = \"1ms\", max = \"1ms\" }";
+    let settings = settings(&test, &server.url(), mailer);
+    (0..4).for_each(|number| publish(&test, &settings, number));
+    let run = |arguments: &[&str]| {
+        let output = test.outbox(&settings, arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let subjects = |printed: String| {
+        let subject = |line: &str| serde_json::from_str::<Value>(line).unwrap()["subject"].as_str().unwrap().to_owned();
+        printed.lines().map(subject).collect::<Vec<_>>()
+    };
+    run(&["worker", "--until-empty"]);
+    assert_eq!(subjects(run(&["consume", "--from", "0", "--limit", "4"])), ["s0", "s1", "s2", "s3"]);
+    assert_eq!(subjects(run(&["consume", "mailer", "--limit", "2"])), ["s0", "s1"]);
+
+    let mut program = Command::new(env!("CARGO_BIN_EXE_outbox"));
+    let script = r#"case "$(cat)" in *'"n": 2'*) exit 3;; esac"#;
+    program.env("OUTBOX_CONFIG", &settings).args(["consume", "mailer", "--exec", "sh", "-c", script]);
+    let mut consumer = Running::spawn(&mut program);
+    let status = || {
+        let status: Value = serde_json::from_str(&run(&["status", "--format", "json"])).unwrap();
+        status["consumers"][0]["streams"][0].clone()
+    };
+    let done = serde_json::json!({
+        "stream": "EVENTS", "has_group": true, "unread": 0, "pending": 0, "oldest_pending_seconds": null, "dead_letters": 1
+    });
+    eventually("one is dead and the other is done", PATIENCE, async || status() == done).await;
+    consumer.signal(Signal::TERM);
+    assert!(consumer.wait_exit(PATIENCE).await.success(), "{}", consumer.stderr());
+
+    let letters: Value = serde_json::from_str(&run(&["dead", "list", "mailer", "--format", "json"])).unwrap();
+    assert_eq!(letters[0]["reason"], "handler `mailer`: the command ended with exit status: 3");
+    let entry = letters[0]["id"].as_str().unwrap();
+    assert!(entry.starts_with("EVENTS:dead:mailer/"), "{entry}");
+    let shown: Value = serde_json::from_str(&run(&["dead", "show", "mailer", entry])).unwrap();
+    assert_eq!(shown["cloud_event"]["data"]["n"], 2);
+    assert_eq!(run(&["dead", "retry", "mailer", "--all"]), "retried 1 dead letter\n");
+    assert_eq!(subjects(run(&["consume", "mailer", "--limit", "1"])), ["s2"]);
+    let group = ["consume", "--stream", "EVENTS", "--group", "other", "--limit", "4"];
+    assert_eq!(subjects(run(&group)), ["s0", "s1", "s2", "s3"]);
 }
 
 #[tokio::test]

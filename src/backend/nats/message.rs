@@ -10,7 +10,7 @@ use crate::event::OutboxEvent;
 use crate::settings::ContentMode;
 
 /// What a header's value does not contain as it is, by 3.1.3.2 of the binding.
-const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+pub(super) const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 /// The id by which a server refuses a message that it has, within the stream's duplicate window.
 pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";

@@ -12,6 +12,8 @@ mod journal;
 mod message;
 #[cfg(feature = "bench-api")]
 pub(crate) mod raw_stream;
+#[cfg(feature = "consumer")]
+pub(crate) mod source;
 mod stream;
 mod subject;
 #[cfg(test)]

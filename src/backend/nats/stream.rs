@@ -148,7 +148,7 @@ impl Stream {
     }
 }
 
-fn is_missing(error: &GetStreamError) -> bool {
+pub(super) fn is_missing(error: &GetStreamError) -> bool {
     const STREAM_NOT_FOUND: ErrorCode = ErrorCode::STREAM_NOT_FOUND;
     matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == STREAM_NOT_FOUND)
 }

@@ -4,6 +4,8 @@ mod delivering;
 mod entries;
 mod failing;
 mod leaving;
+#[cfg(feature = "nats")]
+mod nats;
 mod operating;
 mod partitions;
 mod sharing;

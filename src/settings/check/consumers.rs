@@ -85,8 +85,8 @@ impl Check<'_> {
             return self.that(false, &key_of("source"), problem);
         };
         let problem =
-            format!("publisher `{source}` has backend `{}`; a consumer reads redis_stream", publisher.backend);
-        self.that(publisher.backend == "redis_stream", &key_of("source"), problem)
+            format!("publisher `{source}` has backend `{}`; a consumer reads redis_stream or nats", publisher.backend);
+        self.that(["redis_stream", "nats"].contains(&publisher.backend.as_str()), &key_of("source"), problem)
     }
 }
 

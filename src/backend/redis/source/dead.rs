@@ -1,10 +1,11 @@
 //! Dead letters: added by consumers, listed, retried and deleted by operators.
 
+use async_trait::async_trait;
 use redis::{Pipeline, Value, from_redis_value};
 
 use super::streams::SourceStream;
 use super::{LinkError, RETRY, RedisSource, Result, SET_ASIDE, entries};
-use crate::backend::event_source::{DeadLetter, EntryId, SetAside, SourceUnavailable, StoredLetter};
+use crate::backend::event_source::{DeadLetter, EntryId, LetterStore, SetAside, SourceUnavailable, StoredLetter};
 use crate::backend::redis::stream::entry::entry_fields;
 
 /// The fields that a dead letter has in addition to those of its entry.
@@ -40,9 +41,11 @@ impl RedisSource {
         self.forget_trimmed([letter.entry]);
         Ok(if moved == 1 { SetAside::Moved } else { SetAside::Lost })
     }
+}
 
-    /// The dead letters of a stream, after one of them, oldest first.
-    pub(crate) async fn letters(
+#[async_trait]
+impl LetterStore for RedisSource {
+    async fn letters(
         &self,
         dead: &str,
         after: Option<EntryId>,
@@ -55,20 +58,18 @@ impl RedisSource {
         Ok(found.into_iter().filter_map(|entry| letter(dead, entry)).collect())
     }
 
-    /// One dead letter.
-    pub(crate) async fn letter(&self, dead: &str, id: EntryId) -> Result<Option<StoredLetter>, SourceUnavailable> {
+    async fn letter(&self, dead: &str, id: EntryId) -> Result<Option<StoredLetter>, SourceUnavailable> {
         let mut request = redis::cmd("XRANGE");
         request.arg(dead).arg(id.to_string()).arg(id.to_string());
         let found: Vec<Value> = self.control.query(&request).await.map_err(unavailable)?;
         Ok(found.into_iter().find_map(|entry| letter(dead, entry)))
     }
 
-    pub(crate) async fn count_letters(&self, dead: &str) -> Result<u64, SourceUnavailable> {
+    async fn count_letters(&self, dead: &str) -> Result<u64, SourceUnavailable> {
         self.control.query(redis::cmd("XLEN").arg(dead)).await.map_err(unavailable)
     }
 
-    /// Gives dead letters to the group again, a page at most; returns those that were still there.
-    pub(crate) async fn retry_letters(&self, dead: &str, ids: &[EntryId]) -> Result<Vec<EntryId>, SourceUnavailable> {
+    async fn retry_letters(&self, dead: &str, ids: &[EntryId]) -> Result<Vec<EntryId>, SourceUnavailable> {
         let mut request = RETRY.request();
         request.arg(2).arg(dead).arg(super::streams::retry_stream_of(dead)).arg(ADDED.len());
         ids.iter().for_each(|id| _ = request.arg(id.to_string()));
@@ -76,16 +77,14 @@ impl RedisSource {
         Ok(moved.iter().filter_map(|id| id.parse().ok()).collect())
     }
 
-    /// Deletes dead letters, a page at most; returns those that were still there.
-    pub(crate) async fn delete_letters(&self, dead: &str, ids: &[EntryId]) -> Result<Vec<EntryId>, SourceUnavailable> {
+    async fn delete_letters(&self, dead: &str, ids: &[EntryId]) -> Result<Vec<EntryId>, SourceUnavailable> {
         let mut requests = Pipeline::new();
         ids.iter().for_each(|id| _ = requests.cmd("XDEL").arg(dead).arg(id.to_string()));
         let deleted: Vec<u64> = self.control.pipeline(&requests).await.map_err(unavailable)?;
         Ok(ids.iter().zip(deleted).filter(|(_, count)| *count == 1).map(|(id, _)| *id).collect())
     }
 
-    /// The streams of dead letters that the consumer's streams have.
-    pub(crate) async fn dead_streams(&self) -> Result<Vec<String>, SourceUnavailable> {
+    async fn dead_streams(&self) -> Result<Vec<String>, SourceUnavailable> {
         self.find_streams().await?;
         let streams = self.streams.all();
         let main = streams.iter().map(|(_, stream)| stream).filter(|stream| !stream.is_retry);

@@ -29,7 +29,7 @@ use self::leases::Leases;
 use self::link::{Link, LinkError};
 use self::resting::Resting;
 use self::streams::{SourceStream, SourceStreams};
-pub(crate) use self::tail::Positions;
+
 use super::Script;
 use crate::backend::event_source::{
     Backlog, Claimed, Content, DeadLetter, EntryRef, EventSource, Received, Refusals, Renewal, Renewed, SetAside,

@@ -1,20 +1,16 @@
 //! Reading streams without a group.
 
-use std::collections::BTreeMap;
-
+use async_trait::async_trait;
 use redis::Value;
 
 use super::streams::start_id;
 use super::{PAGE, RedisSource, Result, entries, millis};
-use crate::backend::event_source::{EntryId, Received, SourceUnavailable};
+use crate::backend::event_source::{EntryId, Positions, Received, SourceUnavailable, TailSource};
 use crate::settings::StartAt;
 
-/// The last entry that was read of each stream, by the stream's number.
-pub(crate) type Positions = BTreeMap<usize, String>;
-
-impl RedisSource {
-    /// Reads the entries behind these positions, and moves the positions. Waits a moment for the first.
-    pub(crate) async fn read_after(&self, positions: &mut Positions, start: StartAt) -> Result<Vec<Received>> {
+#[async_trait]
+impl TailSource for RedisSource {
+    async fn read_after(&self, positions: &mut Positions, start: StartAt) -> Result<Vec<Received>> {
         self.find_streams().await?;
         let streams: Vec<_> = self.streams.all().into_iter().filter(|(_, stream)| !stream.is_retry).collect();
         for (number, stream) in &streams {
@@ -46,7 +42,9 @@ impl RedisSource {
         }
         Ok(all)
     }
+}
 
+impl RedisSource {
     async fn first_position(&self, stream: &str, start: StartAt) -> Result<String> {
         if start != StartAt::Next {
             return Ok(start_id(start));
