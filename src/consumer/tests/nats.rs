@@ -134,7 +134,7 @@ impl JetStream {
     }
 }
 
-/// Starts a consumer that creates the group and handles nothing.
+/// Starts a consumer that creates the group of an empty stream.
 async fn create_group(stream: &JetStream) {
     let consumer = stream.start(Notes::default().handler(|_| Ok(()))).await;
     eventually("the group exists", PATIENCE, async || stream.status().await.streams[0].has_group).await;
@@ -533,8 +533,11 @@ async fn the_status_tells_what_is_left() {
     stream.add(1..=3, "").await;
     let before = stream.status().await;
     assert_eq!((before.streams[0].has_group, before.streams[0].unread), (false, Some(3)));
-    create_group(&stream).await;
+    let notes = Notes::default();
+    let consumer = stream.start(notes.handler(|_| Ok(()))).await;
+    eventually("all are handled", PATIENCE, async || notes.all().len() == 3).await;
     stream.is_acknowledged().await;
+    consumer.shutdown().await.unwrap();
     stream.add(4..=8, "").await;
     stream.read_and_die(2).await;
     let status = stream.status().await;
