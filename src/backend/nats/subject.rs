@@ -95,9 +95,18 @@ pub(super) fn covers(pattern: &str, subject: &str) -> bool {
     tokens.next().is_none()
 }
 
+/// The first token of the subjects of journals.
+const OF_JOURNALS: &str = "_outbox.";
+
+/// Whether a subject, or each subject of a pattern, is that of a journal of some stream.
+#[cfg(feature = "consumer")]
+pub(super) fn is_of_journals(subject: &str) -> bool {
+    subject.starts_with(OF_JOURNALS)
+}
+
 /// The subjects of all journals in a stream.
 pub(super) fn of_journals(stream: &str) -> String {
-    format!("_outbox.{stream}.>")
+    format!("{OF_JOURNALS}{stream}.>")
 }
 
 /// The subject of a shard's journal.

@@ -134,6 +134,23 @@ impl JetStream {
     }
 }
 
+/// Work that takes a permit and keeps it.
+fn forgetting(may_end: &Arc<Semaphore>) -> impl Fn(Arc<OutboxEvent>) -> ResponseFuture<Answer> + Send + Sync + 'static {
+    let may_end = Arc::clone(may_end);
+    move |_| {
+        let may_end = Arc::clone(&may_end);
+        Box::pin(async move {
+            may_end.acquire().await.unwrap().forget();
+            Ok(())
+        })
+    }
+}
+
+/// The number of a dead letter's message in the stream of events.
+fn number(letter: &LetterFacts) -> u64 {
+    letter.entry.rsplit('-').next().unwrap().parse().unwrap()
+}
+
 /// Starts a consumer that creates the group of an empty stream.
 async fn create_group(stream: &JetStream) {
     let consumer = stream.start(Notes::default().handler(|_| Ok(()))).await;
@@ -155,6 +172,44 @@ async fn every_event_reaches_its_handler_in_the_order_of_its_key_and_is_acknowle
     assert!(consumer.health().is_ok(), "{:?}", consumer.health());
     consumer.shutdown().await.unwrap();
     assert_eq!((stream.dead_letters().await.len(), stream.records().await), (0, 0));
+}
+
+/// What the acknowledging task relies on when it repeats a call.
+#[actix::test]
+async fn a_server_answers_an_acknowledgement_that_it_has() {
+    let stream = JetStream::new().await;
+    create_group(&stream).await;
+    stream.add([1], "").await;
+    let mut batch = stream.group().await.fetch().max_messages(1).messages().await.unwrap();
+    let message = batch.next().await.unwrap().unwrap();
+    for _ in 0..2 {
+        message.double_ack().await.unwrap();
+    }
+    message.double_ack_with(jetstream::AckKind::Progress).await.unwrap();
+    assert_eq!(stream.left().await, 0);
+}
+
+#[actix::test]
+async fn a_journal_among_the_subjects_of_events_is_no_event() {
+    let stream = JetStream::new().await;
+    let config = Config {
+        name: "ALL".to_owned(),
+        subjects: vec!["all.>".to_owned(), "_outbox.ALL.*".to_owned()],
+        ..Config::default()
+    };
+    stream.context.create_stream(config).await.unwrap();
+    stream.publish("_outbox.ALL.x", HeaderMap::new(), "{}".to_owned()).await;
+    let mut headers = HeaderMap::new();
+    headers.insert("outbox-seq", "1");
+    stream.publish("all.t", headers, fixtures::event(1, "").to_cloud_event_json()).await;
+    let notes = Notes::default();
+    let builder = stream.builder(|settings| settings.streams = vec!["ALL".to_owned()]);
+    let consumer = builder.subscribe(notes.handler(|_| Ok(()))).start().await.unwrap();
+    notes.are(&[1]).await;
+    let mut group: PullConsumer = stream.context.get_consumer_from_stream("mailer", "ALL").await.unwrap();
+    eventually("both are acknowledged", PATIENCE, async || group.info().await.unwrap().num_ack_pending == 0).await;
+    assert!(stream.context.get_stream("ALL:dead:mailer").await.unwrap().cached_info().state.messages == 0);
+    consumer.shutdown().await.unwrap();
 }
 
 #[actix::test]
@@ -205,10 +260,10 @@ async fn a_rejected_event_is_a_dead_letter_after_exactly_max_deliveries_and_hold
     let order: Vec<i64> = notes.all().into_iter().filter(|seq| *seq != 3).collect();
     assert_eq!(order, [1, 1, 1, 1, 1, 2], "the key waits for its event");
     let mut dead = stream.dead_letters().await;
-    dead.sort_by_key(|letter| letter.entry.clone());
-    let told: Vec<_> = dead.iter().map(|letter| (letter.entry.as_str(), letter.deliveries, &*letter.reason)).collect();
+    dead.sort_by_key(number);
+    let told: Vec<_> = dead.iter().map(|letter| (number(letter), letter.deliveries, &*letter.reason)).collect();
     let broken = "handler `noting`: broken\nbadly";
-    assert_eq!(told, [("1", 5, broken), ("4", 1, "its CloudEvent is not a JSON object")]);
+    assert_eq!(told, [(1, 5, broken), (4, 1, "its CloudEvent is not a JSON object")]);
     assert_eq!((dead[0].stream.as_str(), dead[0].event_type.as_str()), ("EVENTS", "t"));
     consumer.shutdown().await.unwrap();
     assert_eq!(stream.records().await, 2, "nothing is left of the tries");
@@ -331,7 +386,9 @@ async fn what_was_read_and_not_begun_is_given_back_when_a_consumer_stops() {
     stream.add(1..=10, "k").await;
     let (first, second) = (Notes::default(), Notes::default());
     let may_end = Arc::new(Semaphore::new(0));
-    let long = |settings: &mut ConsumerSettings| settings.reclaim_after = PATIENCE * 10;
+    let long = |settings: &mut ConsumerSettings| {
+        (settings.reclaim_after, settings.max_deliveries) = (PATIENCE * 10, 1);
+    };
     let consumer = stream.builder(long).subscribe(first.waiter(&may_end, || Ok(()))).start().await.unwrap();
     eventually("all are read", PATIENCE, async || consumer.health().in_flight == 10).await;
     let running = Arc::clone(&consumer.context);
@@ -342,7 +399,8 @@ async fn what_was_read_and_not_begun_is_given_back_when_a_consumer_stops() {
     let consumer = stream.builder(long).subscribe(second.handler(|_| Ok(()))).start().await.unwrap();
     second.are(&(2..=10).collect::<Vec<_>>()).await;
     stream.is_acknowledged().await;
-    assert_eq!(first.all(), [1]);
+    assert_eq!((first.all(), stream.dead_letters().await.len()), (vec![1], 0), "no delivery was counted");
+    eventually("nothing is left of the counts", PATIENCE, async || stream.records().await == 0).await;
     consumer.shutdown().await.unwrap();
 }
 
@@ -351,13 +409,19 @@ async fn an_entry_whose_dead_letter_is_stored_is_acknowledged_and_not_delivered(
     let stream = JetStream::new().await;
     create_group(&stream).await;
     stream.add([1, 2], "k").await;
-    stream.read_and_die(1).await;
-    stream.publish("EVENTS:dead:mailer.dead.1", HeaderMap::new(), "the letter".to_owned()).await;
+    stream.read_and_die(2).await;
+    let events = stream.context.get_stream("EVENTS").await.unwrap();
+    let at = async |number: u64| events.get_raw_message(number).await.unwrap().time.timestamp_millis();
+    // The second letter is of another message with this number, in a stream that was deleted.
+    for (millis, number) in [(at(1).await, 1), (at(2).await - 1, 2)] {
+        let subject = format!("EVENTS:dead:mailer.dead.{millis}-{number}");
+        stream.publish(&subject, HeaderMap::new(), "the letter".to_owned()).await;
+    }
     let notes = Notes::default();
     let consumer = stream.start(notes.handler(|_| Ok(()))).await;
     notes.are(&[2]).await;
     stream.is_acknowledged().await;
-    assert_eq!((notes.all(), stream.dead_letters().await.len()), (vec![2], 1));
+    assert_eq!((notes.all(), stream.dead_letters().await.len()), (vec![2], 2));
     consumer.shutdown().await.unwrap();
 }
 
@@ -425,6 +489,45 @@ async fn a_group_or_a_stream_that_is_deleted_is_created_again_and_begins_at_the_
     stream.add([3], "").await;
     notes.are(&[1, 1, 2, 3]).await;
     stream.is_acknowledged().await;
+    consumer.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn an_answer_for_an_entry_of_a_deleted_stream_is_none_for_the_one_that_has_its_number_now() {
+    let stream = JetStream::new().await;
+    stream.add([1], "").await;
+    let (notes, may_end) = (Notes::default(), Arc::new(Semaphore::new(0)));
+    let consumer = stream.start(notes.worker(forgetting(&may_end))).await;
+    notes.are(&[1]).await;
+    stream.context.delete_stream("EVENTS").await.unwrap();
+    stream.create().await;
+    stream.add([2], "").await;
+    notes.are(&[1, 2]).await;
+    may_end.add_permits(1);
+    eventually("the first is answered for", PATIENCE, async || consumer.health().in_flight == 1).await;
+    assert_eq!(stream.left().await, 1, "the second waits for its handler");
+    may_end.add_permits(1);
+    stream.is_acknowledged().await;
+    consumer.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn a_subject_that_the_stream_takes_later_is_read() {
+    let stream = JetStream::new().await;
+    let notes = Notes::default();
+    let consumer = stream.start(notes.handler(|_| Ok(()))).await;
+    eventually("the group exists", PATIENCE, async || stream.status().await.streams[0].has_group).await;
+    let mut config = stream.context.get_stream("EVENTS").await.unwrap().cached_info().config.clone();
+    config.subjects.push("orders.>".to_owned());
+    stream.context.update_stream(config).await.unwrap();
+    eventually("the group has the subject", PATIENCE, async || {
+        stream.group().await.cached_info().config.filter_subjects.contains(&"orders.>".to_owned())
+    })
+    .await;
+    let mut headers = HeaderMap::new();
+    headers.insert("outbox-seq", "7");
+    stream.publish("orders.x", headers, fixtures::event(7, "").to_cloud_event_json()).await;
+    notes.are(&[7]).await;
     consumer.shutdown().await.unwrap();
 }
 
@@ -511,6 +614,8 @@ async fn a_group_whose_settings_differ_is_changed_and_never_gives_entries_away_e
         ack_wait: Duration::from_millis(300),
         max_deliver: 2,
         max_ack_pending: 1,
+        max_batch: 1,
+        headers_only: true,
         ..jetstream::consumer::pull::Config::default()
     };
     stream.context.get_stream("EVENTS").await.unwrap().create_consumer(made).await.unwrap();
@@ -518,6 +623,7 @@ async fn a_group_whose_settings_differ_is_changed_and_never_gives_entries_away_e
     let mut group = stream.group().await;
     let config = group.info().await.unwrap().config.clone();
     assert_eq!((config.ack_wait, config.max_deliver, config.max_ack_pending), (RECLAIM, -1, -1));
+    assert!(config.max_batch <= 0 && !config.headers_only, "{config:?}");
     let long = stream.builder(|settings| settings.reclaim_after = RECLAIM * 5);
     for (builder, expected) in [(long, RECLAIM * 5), (stream.builder(|_| {}), RECLAIM * 5)] {
         let consumer = builder.subscribe(Notes::default().handler(|_| Ok(()))).start().await.unwrap();
@@ -559,6 +665,8 @@ async fn a_tail_begins_where_it_is_told_and_writes_nothing() {
         let start = start.parse().unwrap();
         StreamTail::of(&stream.settings(|settings| settings.start = start), "mail").unwrap()
     };
+    let mut again = tail("0");
+    assert_eq!(again.next().await.unwrap().len(), 5);
     let mut last = tail("$");
     assert!(last.next().await.unwrap().is_empty());
     for (start, expected) in [("0".to_owned(), vec![1, 2, 3, 4, 5]), (middle.to_rfc3339(), vec![4, 5])] {
@@ -570,4 +678,9 @@ async fn a_tail_begins_where_it_is_told_and_writes_nothing() {
     assert_eq!(read.iter().map(|event| event.as_ref().unwrap().seq).collect::<Vec<_>>(), [6]);
     let events = stream.context.get_stream("EVENTS").await.unwrap();
     assert_eq!(events.get_info().await.unwrap().state.consumer_count, 0);
+    stream.context.delete_stream("EVENTS").await.unwrap();
+    stream.create().await;
+    stream.add([8], "").await;
+    let read = again.next().await.unwrap();
+    assert_eq!(read.iter().map(|event| event.as_ref().unwrap().seq).collect::<Vec<_>>(), [8], "it begins again");
 }

@@ -1,32 +1,50 @@
 //! The group: a durable consumer of the stream of events, and one of the records, for dead letters that were retried.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::pull::Config;
-use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, PullConsumer};
+use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, FromConsumer, PullConsumer};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::stream::Stream;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 
 use super::records::{Kind, all_of};
-use super::{NatsSource, Result};
+use super::{NatsSource, RETRIED, Result};
 use crate::backend::event_source::{Backlog, EntryRef, SourceUnavailable};
 use crate::backend::nats::subject;
 use crate::settings::StartAt;
+
+/// How long a group is read before its settings, and the stream's subjects, are looked at again.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The group as it is read.
 pub(super) struct Group {
     pub(super) events: PullConsumer,
     pub(super) retried: PullConsumer,
+    /// The records may be of limited duration.
+    pub(super) takes_ttl: bool,
+    looked_at: Instant,
+}
+
+impl Group {
+    pub(super) fn consumer(&self, stream: usize) -> &PullConsumer {
+        if stream == RETRIED { &self.retried } else { &self.events }
+    }
+
+    /// When the server's consumer for this stream was created: one that is created again knows nothing of earlier deliveries.
+    pub(super) fn created(&self, stream: usize) -> DateTime<Utc> {
+        self.consumer(stream).cached_info().created
+    }
 }
 
 impl NatsSource {
     /// The group, created where it is missing and the settings allow that.
     pub(super) async fn group(&self) -> Result<Arc<Group>> {
         let link = self.link().await?;
-        if let Some(group) = &self.cached().group {
+        if let Some(group) = self.cached().group.as_ref().filter(|group| group.looked_at.elapsed() < LOOK_INTERVAL) {
             return Ok(Arc::clone(group));
         }
         let stream = self.events(&link).await?;
@@ -36,7 +54,8 @@ impl NatsSource {
         let events = self.prepare(&stream, subjects, start, self.may_create).await?;
         let retried = self.prepare(&records, vec![all_of(&self.records, Kind::Retry)], StartAt::First, true).await?;
         self.had_group.store(true, Ordering::Relaxed);
-        let group = Arc::new(Group { events, retried });
+        let takes_ttl = records.cached_info().config.allow_message_ttl;
+        let group = Arc::new(Group { events, retried, takes_ttl, looked_at: Instant::now() });
         self.cached().group = Some(Arc::clone(&group));
         Ok(group)
     }
@@ -58,7 +77,8 @@ impl NatsSource {
                     what()
                 )));
             }
-            let created = stream.create_consumer(self.config(subjects, start)).await;
+            // If another process creates it meanwhile, the next call finds it.
+            let created = stream.create_consumer_strict(self.config(subjects, start)).await;
             let created = created.map_err(|error| self.failed(&format!("the {} cannot be created", what()), &error))?;
             match self.had_group.load(Ordering::Relaxed) {
                 true => tracing::warn!(stream = name, group = self.group, "the group was gone; it begins again"),
@@ -74,14 +94,36 @@ impl NatsSource {
                 self.group
             )));
         }
-        let mut wanted = self.config(subjects, start);
         // Another process may renew its entries less often.
-        wanted.ack_wait = wanted.ack_wait.max(found.ack_wait);
-        (wanted.deliver_policy, wanted.num_replicas) = (found.deliver_policy, found.num_replicas);
-        match fits(&found, &wanted) {
-            true => stream.get_consumer(&self.group).await.map_err(|error| self.failed(&what(), &*error)),
-            false => stream.update_consumer(wanted).await.map_err(|error| self.failed(&what(), &error)),
+        let ack_wait = self.reclaim_after.max(found.ack_wait);
+        let has_subjects = has_subjects(&found, &subjects);
+        if has_subjects && found.ack_wait == ack_wait && delivers_all(&found) {
+            return stream.get_consumer(&self.group).await.map_err(|error| self.failed(&what(), &*error));
         }
+        if !has_subjects {
+            tracing::warn!(
+                stream = name,
+                group = self.group,
+                ?subjects,
+                "the subjects of the stream were changed: what the group has not read of the new ones is not delivered if it \
+                 has read later entries"
+            );
+        }
+        let wanted = Config {
+            filter_subject: String::new(),
+            filter_subjects: subjects,
+            ack_wait,
+            max_deliver: -1,
+            max_ack_pending: -1,
+            backoff: Vec::new(),
+            headers_only: false,
+            inactive_threshold: Duration::ZERO,
+            max_batch: 0,
+            max_bytes: 0,
+            max_expires: Duration::ZERO,
+            ..Config::try_from_consumer_config(found).map_err(|error| self.failed(&what(), &*error))?
+        };
+        stream.update_consumer(wanted).await.map_err(|error| self.failed(&what(), &error))
     }
 
     async fn found(&self, stream: &Stream) -> Result<Option<consumer::Config>> {
@@ -153,25 +195,25 @@ impl NatsSource {
     }
 }
 
-/// The subjects of a stream without those of its journals.
+/// The subjects of a stream without those of journals. No other pattern includes these: a server refuses one that begins with a
+/// wildcard.
 fn subjects_of_events(stream: &Stream) -> Vec<String> {
-    let config = &stream.cached_info().config;
-    let journals = subject::of_journals(&config.name);
-    config.subjects.iter().filter(|pattern| **pattern != journals).cloned().collect()
+    let subjects = stream.cached_info().config.subjects.iter();
+    subjects.filter(|pattern| !subject::is_of_journals(pattern)).cloned().collect()
 }
 
-/// Whether a durable consumer delivers as this program needs it.
-fn fits(found: &consumer::Config, wanted: &Config) -> bool {
-    let mut subjects = match found.filter_subject.is_empty() {
-        true => found.filter_subjects.clone(),
-        false => vec![found.filter_subject.clone()],
-    };
-    subjects.sort();
-    let mut wanted_subjects = wanted.filter_subjects.clone();
-    wanted_subjects.sort();
-    let limits = |most: i64| most <= 0;
-    subjects == wanted_subjects
-        && found.ack_wait == wanted.ack_wait
-        && limits(found.max_deliver)
-        && limits(found.max_ack_pending)
+fn has_subjects(found: &consumer::Config, subjects: &[String]) -> bool {
+    let one = (!found.filter_subject.is_empty()).then_some(&found.filter_subject);
+    let found: BTreeSet<&String> = one.into_iter().chain(&found.filter_subjects).collect();
+    found == subjects.iter().collect()
+}
+
+/// Whether a consumer delivers every message whole and until it is acknowledged, as many as it is asked for, and stays.
+fn delivers_all(found: &consumer::Config) -> bool {
+    let is_unlimited = |limit: i64| limit <= 0;
+    [found.max_deliver, found.max_ack_pending, found.max_batch, found.max_bytes].into_iter().all(is_unlimited)
+        && found.backoff.is_empty()
+        && !found.headers_only
+        && found.inactive_threshold.is_zero()
+        && found.max_expires.is_zero()
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use percent_encoding::{percent_decode_str, utf8_percent_encode};
 
 use super::decoding::{event, text_of};
-use super::records::{Kind, all_of, number_of};
+use super::records::{Kind, all_of, origin_of};
 use super::{NatsSource, Result};
 use crate::backend::event_source::{DeadLetter, EntryId, LetterStore, SetAside, StoredLetter};
 use crate::backend::nats::message::{ENCODED, Message};
@@ -46,10 +46,13 @@ impl NatsSource {
         headers.insert(DELIVERIES, letter.deliveries.to_string());
         headers.insert(REASON, encoded(&letter.reason));
         headers.insert(SUBJECT, encoded(&subject));
+        if self.pending.get(letter.entry, BootInstant::now(), self.reclaim_after).is_none() {
+            return Ok(SetAside::Lost);
+        }
         self.write_record(self.subject(Kind::Dead, pending.origin), headers, payload).await?;
         self.answer(letter.entry, &pending, AckKind::Ack).await?;
-        self.forget_records(letter.entry, &pending).await?;
         self.pending.remove(letter.entry);
+        self.forget_records(letter.entry, &pending).await;
         Ok(SetAside::Moved)
     }
 
@@ -64,7 +67,7 @@ impl NatsSource {
 
     fn stored(&self, message: StreamMessage) -> Option<StoredLetter> {
         let StreamMessage { subject, sequence, headers, payload, time } = message;
-        let origin = number_of(&subject).filter(|origin| self.subject(Kind::Dead, *origin) == *subject)?;
+        let origin = origin_of(&subject).filter(|origin| self.subject(Kind::Dead, *origin) == *subject)?;
         let id = EntryId { millis: u64::try_from(time.timestamp_millis()).unwrap_or(0), number: sequence };
         let text = |name: &str| {
             let text = text_of(&headers, name).unwrap_or_default();
@@ -87,17 +90,23 @@ impl NatsSource {
     /// Gives a letter to the group again. A process that dies between both steps leaves the letter, and another call repeats the
     /// first.
     async fn retry(&self, letter: StreamMessage) -> Result<bool> {
-        let Some(origin) = number_of(&letter.subject) else { return Ok(false) };
+        let Some(origin) = origin_of(&letter.subject) else { return Ok(false) };
         let headers = without(&letter.headers, OF_LETTERS);
+        // Its deliveries begin again.
+        self.purge(&self.subject(Kind::Tries, origin)).await?;
         self.write_record(self.subject(Kind::Retry, origin), headers, letter.payload).await?;
-        self.delete(letter.sequence).await
+        self.delete(letter.sequence, &letter.subject).await
     }
 
     /// The message of a dead letter.
     async fn letter_message(&self, id: EntryId) -> Result<Option<StreamMessage>> {
         let Some(records) = self.existing_records(&*self.link().await?).await? else { return Ok(None) };
-        let dead = format!("{}.{}.", self.records, "dead");
-        Ok(self.message(&records, id.number).await?.filter(|message| message.subject.starts_with(&dead)))
+        let is_letter = |message: &StreamMessage| {
+            let is_of_this_time = u64::try_from(message.time.timestamp_millis()) == Ok(id.millis);
+            let origin = origin_of(&message.subject).filter(|_| is_of_this_time);
+            origin.is_some_and(|origin| self.subject(Kind::Dead, origin) == *message.subject)
+        };
+        Ok(self.message(&records, id.number).await?.filter(is_letter))
     }
 }
 
@@ -146,7 +155,7 @@ impl LetterStore for NatsSource {
         let mut deleted = Vec::new();
         for id in ids {
             if let Some(letter) = self.letter_message(*id).await?
-                && self.delete(letter.sequence).await?
+                && self.delete(letter.sequence, &letter.subject).await?
             {
                 deleted.push(*id);
             }

@@ -27,6 +27,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use self::link::Cached;
 use self::pending::{Pending, PendingEntry};
+use self::reading::Delivered;
 use super::connection::Address;
 use crate::backend::event_source::{
     Backlog, Claimed, Content, DeadLetter, EntryRef, EventSource, Received, Refusals, Renewal, Renewed, SetAside,
@@ -38,6 +39,9 @@ use crate::settings::{ConsumerSettings, PublisherSettings, StartAt};
 /// The numbers of the streams: the events, and the dead letters that an operator has retried.
 const EVENTS: usize = 0;
 const RETRIED: usize = 1;
+
+/// The deliveries of an entry that is delivered again and has no record: handlers may have begun with it.
+const UNRECORDED: u32 = 1;
 
 /// Calls to the server at a time.
 const AT_A_TIME: usize = 64;
@@ -66,6 +70,7 @@ pub(crate) struct NatsSource {
     /// The group was there once, so it begins again at the first entry.
     had_group: AtomicBool,
     pending: Pending,
+    unfinished: Mutex<Vec<Delivered>>,
 }
 
 impl NatsSource {
@@ -104,12 +109,17 @@ impl NatsSource {
             connecting: tokio::sync::Mutex::default(),
             had_group: AtomicBool::new(false),
             pending: Pending::default(),
+            unfinished: Mutex::default(),
         })
     }
 
     /// Answers for a delivery, and waits until the server has noted the answer; `false` if it knows nothing of the delivery.
     async fn answer(&self, entry: EntryRef, pending: &PendingEntry, kind: AckKind) -> Result<bool> {
         let link = self.link().await?;
+        if self.cached().group.as_ref().is_some_and(|group| group.created(entry.stream) != pending.of) {
+            // The number may be that of another message by now.
+            return Ok(false);
+        }
         match link.client.request(pending.reply.clone(), kind.into()).await {
             Ok(_) => Ok(true),
             Err(error) if link::may_be_forgotten(&error) && self.is_forgotten(entry).await? => Ok(false),
@@ -121,9 +131,6 @@ impl NatsSource {
     async fn renew_one(&self, renewal: Renewal) -> Result<bool> {
         let asked = BootInstant::now();
         let Some(entry) = self.pending.get(renewal.entry, asked, self.reclaim_after) else { return Ok(false) };
-        if renewal.deliveries > 1 || entry.recorded.is_some() {
-            self.record_tries(renewal.entry, &entry, renewal.deliveries).await?;
-        }
         let gives_back = !renewal.idle.is_zero();
         let kind = if gives_back { AckKind::Nak(None) } else { AckKind::Progress };
         let is_ours = self.answer(renewal.entry, &entry, kind).await?;
@@ -134,12 +141,24 @@ impl NatsSource {
         Ok(is_ours)
     }
 
+    /// Records the deliveries of an entry, if they are not what the next process would take them for.
+    async fn record_deliveries(&self, renewal: Renewal) -> Result<()> {
+        let Some(entry) = self.pending.get(renewal.entry, BootInstant::now(), self.reclaim_after) else {
+            return Ok(());
+        };
+        let recorded = entry.recorded.unwrap_or(UNRECORDED);
+        // Calls may overlap: only an entry that is given back may have fewer than before.
+        let is_new =
+            if renewal.idle.is_zero() { renewal.deliveries > recorded } else { renewal.deliveries != recorded };
+        if is_new { self.record_tries(renewal.entry, &entry, renewal.deliveries).await } else { Ok(()) }
+    }
+
     /// Acknowledges an entry; one that is not known was given back, or taken by another consumer long ago.
     async fn acknowledge_one(&self, entry: EntryRef) -> Result<()> {
         let Some(pending) = self.pending.any(entry) else { return Ok(()) };
         self.answer(entry, &pending, AckKind::Ack).await?;
-        self.forget_records(entry, &pending).await?;
         self.pending.remove(entry);
+        self.forget_records(entry, &pending).await;
         Ok(())
     }
 
@@ -177,6 +196,9 @@ impl EventSource for NatsSource {
     }
 
     async fn renew(&self, renewals: &[Renewal]) -> Result<Renewed> {
+        let records = stream::iter(renewals.to_vec()).map(|renewal| self.record_deliveries(renewal));
+        records.buffer_unordered(AT_A_TIME).try_collect::<()>().await?;
+        // In their order, which those that are given back have for the next process.
         let calls = stream::iter(renewals.to_vec()).map(|renewal| self.renew_one(renewal));
         let are_ours: Vec<bool> = calls.buffered(AT_A_TIME).try_collect().await?;
         let lost = renewals.iter().zip(are_ours).filter(|(_, is_ours)| !is_ours).map(|(renewal, _)| renewal.entry);

@@ -5,8 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::Subject;
+use chrono::{DateTime, Utc};
 
-use crate::backend::event_source::EntryRef;
+use crate::backend::event_source::{EntryId, EntryRef};
 use crate::clock::BootInstant;
 
 /// How long an entry is known that is not renewed any more: its acknowledgement may still come.
@@ -16,10 +17,12 @@ const KNOWN_FOR: Duration = Duration::from_secs(3_600);
 pub(super) struct PendingEntry {
     /// Where it is answered for.
     pub(super) reply: Subject,
-    /// The number of the message in the stream of events that it was at first.
-    pub(super) origin: u64,
+    /// The message in the stream of events that it was at first.
+    pub(super) origin: EntryId,
     /// The tries that are recorded; `None`: there is no record.
     pub(super) recorded: Option<u32>,
+    /// When the server's consumer was created that delivered it.
+    pub(super) of: DateTime<Utc>,
     /// When a call began by which the server has noted that this process has it.
     pub(super) confirmed: BootInstant,
 }
@@ -72,14 +75,19 @@ impl Pending {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::event_source::EntryId;
+
+    const ORIGIN: EntryId = EntryId { millis: 1, number: 7 };
+
+    fn pending_entry(confirmed: BootInstant) -> PendingEntry {
+        let reply = Subject::from("$JS.ACK.S.g.1.7.1.1.0");
+        PendingEntry { reply, origin: ORIGIN, recorded: None, of: DateTime::UNIX_EPOCH, confirmed }
+    }
 
     #[test]
     fn an_entry_that_was_not_renewed_in_time_may_be_another_consumers() {
         let (pending, now) = (Pending::default(), BootInstant::now());
-        let entry = EntryRef { stream: 0, id: EntryId { millis: 1, number: 7 } };
-        let reply = Subject::from("$JS.ACK.S.g.1.7.1.1.0");
-        pending.add(entry, PendingEntry { reply, origin: 7, recorded: None, confirmed: now });
+        let entry = EntryRef { stream: 0, id: ORIGIN };
+        pending.add(entry, pending_entry(now));
         let (term, second) = (Duration::from_secs(10), Duration::from_secs(1));
         assert!(pending.get(entry, now.after(9 * second), term).is_some());
         assert!(pending.get(entry, now.after(10 * second), term).is_none());
@@ -97,7 +105,7 @@ mod tests {
         for number in 0..10_000_u64 {
             let entry = EntryRef { stream: 0, id: EntryId { millis: 1, number } };
             let confirmed = now.after(Duration::from_secs(60) * u32::try_from(number).unwrap());
-            pending.add(entry, PendingEntry { reply: Subject::from("a"), origin: 7, recorded: None, confirmed });
+            pending.add(entry, pending_entry(confirmed));
             most = most.max(pending.entries().len());
         }
         assert!(most < 1_000, "{most} entries");

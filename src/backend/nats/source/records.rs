@@ -1,6 +1,6 @@
-//! The group's records, one message of each subject: `STREAM.dead.N` is the dead letter of the entry whose message has the number
-//! N in the stream of events, `STREAM.retry.N` one that an operator has retried, and `STREAM.tries.N` how often handlers began
-//! with it, once it is delivered again.
+//! The group's records, one message of each subject: `STREAM.dead.ID` is the dead letter of an entry, `STREAM.retry.ID` one that
+//! an operator has retried, and `STREAM.tries.ID` how often handlers began with it, once it is delivered again. The id has the
+//! time of the entry's message and its number: the numbers begin again in a stream that is deleted and created again.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 
 use super::pending::PendingEntry;
-use super::{NatsSource, Result};
-use crate::backend::event_source::EntryRef;
+use super::{NatsSource, RETRIED, Result};
+use crate::backend::event_source::{EntryId, EntryRef};
 
 /// How long tries are remembered that were not removed, because a process died between an acknowledgement and the removal.
 const REMEMBERED_FOR: Duration = Duration::from_secs(7 * 86_400);
@@ -42,13 +42,13 @@ pub(super) fn all_of(records: &str, kind: Kind) -> String {
     format!("{records}.{}.*", kind.token())
 }
 
-/// The number in a record's subject.
-pub(super) fn number_of(subject: &str) -> Option<u64> {
+/// The entry in a record's subject.
+pub(super) fn origin_of(subject: &str) -> Option<EntryId> {
     subject.rsplit('.').next()?.parse().ok()
 }
 
 impl NatsSource {
-    pub(super) fn subject(&self, kind: Kind, origin: u64) -> String {
+    pub(super) fn subject(&self, kind: Kind, origin: EntryId) -> String {
         format!("{}.{}.{origin}", self.records, kind.token())
     }
 
@@ -65,9 +65,8 @@ impl NatsSource {
         if pending.recorded == Some(tries) {
             return Ok(());
         }
-        let link = self.link().await?;
         let mut headers = HeaderMap::new();
-        if link.client.is_server_compatible(2, 11, 0) {
+        if self.group().await?.takes_ttl {
             headers.insert("Nats-TTL", format!("{}s", REMEMBERED_FOR.as_secs()));
         }
         self.write_record(self.subject(Kind::Tries, pending.origin), headers, tries.to_string().into()).await?;
@@ -76,32 +75,41 @@ impl NatsSource {
     }
 
     /// How often handlers began with an entry that is delivered again, if that is recorded.
-    pub(super) async fn recorded_tries(&self, records: &Stream, origin: u64) -> Result<Option<u32>> {
+    pub(super) async fn recorded_tries(&self, records: &Stream, origin: EntryId) -> Result<Option<u32>> {
         let record = self.last_message(records, &self.subject(Kind::Tries, origin)).await?;
         Ok(record.and_then(|record| str::from_utf8(&record.payload).ok()?.parse().ok()))
     }
 
-    /// Removes what was recorded about an entry that is acknowledged.
-    pub(super) async fn forget_records(&self, entry: EntryRef, pending: &PendingEntry) -> Result<()> {
-        if pending.recorded.is_some() {
-            self.purge(&self.subject(Kind::Tries, pending.origin)).await?;
+    /// Removes what was recorded about an entry that is acknowledged. What cannot be removed is not delivered, and holds up
+    /// nothing.
+    pub(super) async fn forget_records(&self, entry: EntryRef, pending: &PendingEntry) {
+        let tries = async {
+            match pending.recorded {
+                Some(_) => self.purge(&self.subject(Kind::Tries, pending.origin)).await,
+                None => Ok(()),
+            }
+        };
+        let retried = async {
+            match entry.stream {
+                RETRIED => self.delete(entry.id.number, &self.subject(Kind::Retry, pending.origin)).await.map(drop),
+                _ => Ok(()),
+            }
+        };
+        if let Err(error) = tries.await.and(retried.await) {
+            tracing::debug!(%error, "the records of an entry are not removed");
         }
-        if entry.stream == super::RETRIED {
-            self.delete(entry.id.number).await?;
-        }
-        Ok(())
     }
 
-    async fn purge(&self, subject: &str) -> Result<()> {
+    pub(super) async fn purge(&self, subject: &str) -> Result<()> {
         let Some(records) = self.existing_records(&*self.link().await?).await? else { return Ok(()) };
         let purged = records.purge().filter(subject).await;
         purged.map(drop).map_err(|error| self.failed("a record of the group is not removed", &error))
     }
 
-    /// Deletes a message of the records; `false` if it is not there.
-    pub(super) async fn delete(&self, number: u64) -> Result<bool> {
+    /// Deletes a message of the records; `false` if it is not there, also because another one has its subject.
+    pub(super) async fn delete(&self, number: u64, subject: &str) -> Result<bool> {
         let Some(records) = self.existing_records(&*self.link().await?).await? else { return Ok(false) };
-        if self.message(&records, number).await?.is_none() {
+        if self.message(&records, number).await?.is_none_or(|message| *message.subject != *subject) {
             return Ok(false);
         }
         let deleted = records.delete_message(number).await;

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::{EVENTS, NatsSource, Result, decoding};
 use crate::backend::event_source::{Content, EntryId, EntryRef, Positions, Received, TailSource};
-use crate::backend::nats::subject::{covers, of_journals};
+use crate::backend::nats::subject::is_of_journals;
 use crate::settings::StartAt;
 
 /// The most messages of one read.
@@ -23,16 +23,17 @@ impl TailSource for NatsSource {
         let link = self.link().await?;
         let stream = self.events(&link).await?;
         let mut next = match positions.get(&EVENTS).and_then(|position| position.parse().ok()) {
+            // A stream that was created again begins again.
+            Some(next) if next > stream.cached_info().state.last_sequence + 1 => 1,
             Some(next) => next,
             None => self.first_number(&stream, start).await?,
         };
         positions.insert(EVENTS, next.to_string());
-        let journals = of_journals(&self.stream);
         let mut all = Vec::new();
         while all.len() < PAGE {
             let Some(message) = self.next_message(&stream, ">", next).await? else { break };
             next = message.sequence + 1;
-            if covers(&journals, &message.subject) {
+            if is_of_journals(&message.subject) {
                 continue;
             }
             let millis = u64::try_from(message.time.timestamp_millis()).unwrap_or(0);
