@@ -43,6 +43,9 @@ const RETRIED: usize = 1;
 /// The deliveries of an entry that is delivered again and has no record: handlers may have begun with it.
 const UNRECORDED: u32 = 1;
 
+/// An entry that is given back is delivered after this time: a call of this process to read entries may still wait at the server.
+const GIVEN_BACK_AFTER: Duration = Duration::from_millis(200);
+
 /// Calls to the server at a time.
 const AT_A_TIME: usize = 64;
 
@@ -132,7 +135,7 @@ impl NatsSource {
         let asked = BootInstant::now();
         let Some(entry) = self.pending.get(renewal.entry, asked, self.reclaim_after) else { return Ok(false) };
         let gives_back = !renewal.idle.is_zero();
-        let kind = if gives_back { AckKind::Nak(None) } else { AckKind::Progress };
+        let kind = if gives_back { AckKind::Nak(Some(GIVEN_BACK_AFTER)) } else { AckKind::Progress };
         let is_ours = self.answer(renewal.entry, &entry, kind).await?;
         match gives_back || !is_ours {
             true => self.pending.remove(renewal.entry),
