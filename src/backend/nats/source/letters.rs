@@ -8,7 +8,7 @@ use bytes::Bytes;
 use percent_encoding::{percent_decode_str, utf8_percent_encode};
 
 use super::decoding::{event, text_of};
-use super::records::{Kind, all_of, origin_of};
+use super::records::{Kind, all_of, id_of, origin_of};
 use super::{NatsSource, Result};
 use crate::backend::event_source::{DeadLetter, EntryId, LetterStore, SetAside, StoredLetter};
 use crate::backend::nats::message::{ENCODED, Message};
@@ -19,7 +19,6 @@ use crate::settings::ContentMode;
 const CONSUMER: &str = "outbox-dead-consumer";
 const DELIVERIES: &str = "outbox-dead-deliveries";
 const REASON: &str = "outbox-dead-reason";
-const SUBJECT: &str = "outbox-dead-subject";
 
 /// The headers that mean something to a server.
 const OF_SERVERS: &str = "nats-";
@@ -33,19 +32,15 @@ impl NatsSource {
             return Ok(SetAside::Lost);
         };
         let stream = self.stream(letter.entry.stream).await?;
-        let (subject, mut headers, payload) = match self.message(&stream, letter.entry.id.number).await? {
-            Some(message) => {
-                let subject = text_of(&message.headers, SUBJECT).unwrap_or(&message.subject).to_owned();
-                (subject, without(&message.headers, OF_LETTERS), message.payload)
-            }
+        let (mut headers, payload) = match self.message(&stream, letter.entry.id).await? {
+            Some(message) => (without(&message.headers, OF_LETTERS), message.payload),
             // It was trimmed while it was handled.
-            None => self.encoded(letter),
+            None => encoded_again(letter),
         };
         let encoded = |text: &str| utf8_percent_encode(text, ENCODED).to_string();
         headers.insert(CONSUMER, encoded(&self.name));
         headers.insert(DELIVERIES, letter.deliveries.to_string());
         headers.insert(REASON, encoded(&letter.reason));
-        headers.insert(SUBJECT, encoded(&subject));
         if self.pending.get(letter.entry, BootInstant::now(), self.reclaim_after).is_none() {
             return Ok(SetAside::Lost);
         }
@@ -56,19 +51,10 @@ impl NatsSource {
         Ok(SetAside::Moved)
     }
 
-    fn encoded(&self, letter: &DeadLetter) -> (String, HeaderMap, Bytes) {
-        let template = SubjectTemplate::new("{type}").ok();
-        let message = letter.event.as_ref().zip(template).and_then(|(event, template)| {
-            let message = Message::new(ContentMode::Structured, &template, event).ok()?;
-            Some((message.subject, without(&message.headers, OF_LETTERS), message.payload))
-        });
-        message.unwrap_or_default()
-    }
-
     fn stored(&self, message: StreamMessage) -> Option<StoredLetter> {
-        let StreamMessage { subject, sequence, headers, payload, time } = message;
+        let id = id_of(&message);
+        let StreamMessage { subject, headers, payload, .. } = message;
         let origin = origin_of(&subject).filter(|origin| self.subject(Kind::Dead, *origin) == *subject)?;
-        let id = EntryId { millis: u64::try_from(time.timestamp_millis()).unwrap_or(0), number: sequence };
         let text = |name: &str| {
             let text = text_of(&headers, name).unwrap_or_default();
             percent_decode_str(text).decode_utf8_lossy().into_owned()
@@ -91,22 +77,20 @@ impl NatsSource {
     /// first.
     async fn retry(&self, letter: StreamMessage) -> Result<bool> {
         let Some(origin) = origin_of(&letter.subject) else { return Ok(false) };
-        let headers = without(&letter.headers, OF_LETTERS);
+        let (id, headers) = (id_of(&letter), without(&letter.headers, OF_LETTERS));
         // Its deliveries begin again.
         self.purge(&self.subject(Kind::Tries, origin)).await?;
         self.write_record(self.subject(Kind::Retry, origin), headers, letter.payload).await?;
-        self.delete(letter.sequence, &letter.subject).await
+        self.delete(id, &letter.subject).await
     }
 
     /// The message of a dead letter.
     async fn letter_message(&self, id: EntryId) -> Result<Option<StreamMessage>> {
         let Some(records) = self.existing_records(&*self.link().await?).await? else { return Ok(None) };
         let is_letter = |message: &StreamMessage| {
-            let is_of_this_time = u64::try_from(message.time.timestamp_millis()) == Ok(id.millis);
-            let origin = origin_of(&message.subject).filter(|_| is_of_this_time);
-            origin.is_some_and(|origin| self.subject(Kind::Dead, origin) == *message.subject)
+            origin_of(&message.subject).is_some_and(|origin| self.subject(Kind::Dead, origin) == *message.subject)
         };
-        Ok(self.message(&records, id.number).await?.filter(is_letter))
+        Ok(self.message(&records, id).await?.filter(is_letter))
     }
 }
 
@@ -155,13 +139,23 @@ impl LetterStore for NatsSource {
         let mut deleted = Vec::new();
         for id in ids {
             if let Some(letter) = self.letter_message(*id).await?
-                && self.delete(letter.sequence, &letter.subject).await?
+                && self.delete(id_of(&letter), &letter.subject).await?
             {
                 deleted.push(*id);
             }
         }
         Ok(deleted)
     }
+}
+
+/// The message of an event; nothing if there is none.
+fn encoded_again(letter: &DeadLetter) -> (HeaderMap, Bytes) {
+    let template = SubjectTemplate::new("{type}").ok();
+    let message = letter.event.as_ref().zip(template).and_then(|(event, template)| {
+        let message = Message::new(ContentMode::Structured, &template, event).ok()?;
+        Some((without(&message.headers, OF_LETTERS), message.payload))
+    });
+    message.unwrap_or_default()
 }
 
 /// The headers of a message that is stored again, without those of servers and those that begin like this.

@@ -167,7 +167,7 @@ impl NatsSource {
         stream: &Stream,
         entry: EntryRef,
     ) -> Result<Option<Content>, SourceUnavailable> {
-        let message = self.message(stream, entry.id.number).await?;
+        let message = self.message(stream, entry.id).await?;
         if message.is_none() {
             let stream = self.stream_name(entry.stream);
             tracing::warn!(stream, entry = %entry.id, "an entry was trimmed before it was handled");

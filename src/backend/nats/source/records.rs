@@ -47,6 +47,11 @@ pub(super) fn origin_of(subject: &str) -> Option<EntryId> {
     subject.rsplit('.').next()?.parse().ok()
 }
 
+/// A message as an entry.
+pub(super) fn id_of(message: &StreamMessage) -> EntryId {
+    EntryId { millis: u64::try_from(message.time.timestamp_millis()).unwrap_or(0), number: message.sequence }
+}
+
 impl NatsSource {
     pub(super) fn subject(&self, kind: Kind, origin: EntryId) -> String {
         format!("{}.{}.{origin}", self.records, kind.token())
@@ -91,7 +96,7 @@ impl NatsSource {
         };
         let retried = async {
             match entry.stream {
-                RETRIED => self.delete(entry.id.number, &self.subject(Kind::Retry, pending.origin)).await.map(drop),
+                RETRIED => self.delete(entry.id, &self.subject(Kind::Retry, pending.origin)).await.map(drop),
                 _ => Ok(()),
             }
         };
@@ -107,12 +112,12 @@ impl NatsSource {
     }
 
     /// Deletes a message of the records; `false` if it is not there, also because another one has its subject.
-    pub(super) async fn delete(&self, number: u64, subject: &str) -> Result<bool> {
+    pub(super) async fn delete(&self, id: EntryId, subject: &str) -> Result<bool> {
         let Some(records) = self.existing_records(&*self.link().await?).await? else { return Ok(false) };
-        if self.message(&records, number).await?.is_none_or(|message| *message.subject != *subject) {
+        if self.message(&records, id).await?.is_none_or(|message| *message.subject != *subject) {
             return Ok(false);
         }
-        let deleted = records.delete_message(number).await;
+        let deleted = records.delete_message(id.number).await;
         deleted.map_err(|error| self.failed("a record of the group is not deleted", &error))
     }
 
@@ -124,9 +129,10 @@ impl NatsSource {
         counted.map_err(|error| self.failed("its records are not counted", &error))
     }
 
-    /// A message by its number.
-    pub(super) async fn message(&self, stream: &Stream, number: u64) -> Result<Option<StreamMessage>> {
-        self.found_message(stream.get_raw_message(number).await)
+    /// The message of an entry, and not the one that has its number in a stream that was created again.
+    pub(super) async fn message(&self, stream: &Stream, id: EntryId) -> Result<Option<StreamMessage>> {
+        let message = self.found_message(stream.get_raw_message(id.number).await)?;
+        Ok(message.filter(|message| id_of(message) == id))
     }
 
     pub(super) async fn last_message(&self, stream: &Stream, subject: &str) -> Result<Option<StreamMessage>> {

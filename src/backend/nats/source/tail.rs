@@ -6,8 +6,9 @@ use async_nats::jetstream::stream::Stream;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
+use super::records::id_of;
 use super::{EVENTS, NatsSource, Result, decoding};
-use crate::backend::event_source::{Content, EntryId, EntryRef, Positions, Received, TailSource};
+use crate::backend::event_source::{Content, EntryRef, Positions, Received, TailSource};
 use crate::backend::nats::subject::is_of_journals;
 use crate::settings::StartAt;
 
@@ -36,8 +37,7 @@ impl TailSource for NatsSource {
             if is_of_journals(&message.subject) {
                 continue;
             }
-            let millis = u64::try_from(message.time.timestamp_millis()).unwrap_or(0);
-            let id = EntryId { millis, number: message.sequence };
+            let id = id_of(&message);
             let Content { bytes, event } = decoding::content(&message.headers, &message.payload, id);
             let entry = EntryRef { stream: EVENTS, id };
             all.push(Received { entry, deliveries: 0, is_claimed: false, lease: None, bytes, event });
