@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use rustix::process::geteuid;
 use tempfile::TempDir;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, Config, NoTls};
 use url::Url;
 
 use super::process::{Daemon, Signal};
@@ -46,8 +46,11 @@ fn shared() -> &'static Server {
 
 /// A connection to a database.
 pub(crate) async fn connect(url: &str) -> Client {
-    let (client, connection) =
-        tokio_postgres::connect(url, NoTls).await.unwrap_or_else(|error| panic!("{url}: {error}"));
+    connect_by(&url.parse().unwrap()).await
+}
+
+async fn connect_by(config: &Config) -> Client {
+    let (client, connection) = config.connect(NoTls).await.unwrap_or_else(|error| panic!("{config:?}: {error}"));
     tokio::spawn(connection);
     client
 }
@@ -89,8 +92,10 @@ impl Database {
         self
     }
 
+    /// For a test's own questions, which fail for no other transaction: whatever the level of its role, READ COMMITTED.
     pub(crate) async fn connect(&self) -> Client {
-        connect(&self.url).await
+        let mut config: Config = self.url.parse().unwrap();
+        connect_by(config.options("-c default_transaction_isolation=read\\ committed")).await
     }
 
     /// Restores a dump of this database in another, empty one.
