@@ -17,7 +17,7 @@ pub(crate) mod source;
 mod stream;
 mod subject;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod windowed;
 
 use std::collections::BTreeSet;

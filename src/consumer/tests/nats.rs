@@ -9,6 +9,7 @@ use async_nats::jetstream::stream::Config;
 use futures_util::StreamExt;
 
 use super::*;
+use crate::backend::nats::tests::create_stream;
 use crate::consumer::{ConsumerStatus, DeadLetters, LetterFacts, StreamTail};
 use crate::settings::PublisherSettings;
 use crate::test_support::nats::{CURRENT, Server as NatsServer};
@@ -39,7 +40,7 @@ impl JetStream {
     async fn create(&self) {
         let subjects = SUBJECTS.map(str::to_owned).to_vec();
         let config = Config { name: "EVENTS".to_owned(), subjects, ..Config::default() };
-        self.context.create_stream(config).await.unwrap();
+        create_stream(&self.context, config).await;
     }
 
     fn settings(&self, change: impl FnOnce(&mut ConsumerSettings)) -> Settings {
@@ -197,7 +198,7 @@ async fn a_journal_among_the_subjects_of_events_is_no_event() {
         subjects: vec!["all.>".to_owned(), "_outbox.ALL.*".to_owned()],
         ..Config::default()
     };
-    stream.context.create_stream(config).await.unwrap();
+    create_stream(&stream.context, config).await;
     stream.publish("_outbox.ALL.x", HeaderMap::new(), "{}".to_owned()).await;
     let mut headers = HeaderMap::new();
     headers.insert("outbox-seq", "1");

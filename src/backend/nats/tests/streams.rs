@@ -37,7 +37,7 @@ async fn a_stream_that_cannot_keep_the_promise_is_refused_with_what_to_do() {
     ];
     for (config, wanted) in wrong {
         context.delete_stream("EVENTS").await.unwrap();
-        context.create_stream(config).await.unwrap();
+        create_stream(&context, config).await;
         let reason = reason_of_no_open(&settings(server.port())).await;
         assert!(reason.contains(wanted), "{wanted}: {reason}");
     }
@@ -72,7 +72,7 @@ async fn a_stream_that_is_made_anew_is_written_to_again() {
     context.delete_stream("EVENTS").await.unwrap();
     assert!(session.send(&events[1..]).await.unavailable.is_some());
     assert!(session.health_check().await.unwrap_err().to_string().contains("there is no stream EVENTS"));
-    context.create_stream(stream()).await.unwrap();
+    create_stream(&context, stream()).await;
     assert!(session.open(&[(shard(3), 1)]).await.unwrap().sent.is_empty());
     send_all(&mut session, &events[1..]).await;
 }
