@@ -11,7 +11,7 @@ use actix_outbox::bench_api::MEASURED_GROUP;
 use actix_outbox::{
     ConsumerSettings, HandleEvent, OutboxConsumer, PublisherSettings, Settings, Subscribe, SystemError, inbox,
 };
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use diesel_async::{AsyncConnection, RunQueryDsl};
 use tokio::sync::oneshot;
 
@@ -27,6 +27,9 @@ const NAME: &str = MEASURED_GROUP;
 const BATCH: usize = 500;
 
 const CHECK_INTERVAL: Duration = Duration::from_millis(2);
+
+/// How long a consumer may acknowledge nothing.
+const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy)]
 enum Run {
@@ -154,8 +157,13 @@ impl Consumer {
 
     /// Waits until everything is acknowledged. Returns events a second.
     async fn measure(self, events: u32) -> anyhow::Result<f64> {
-        while self.consumer.acknowledged() < u64::from(events) {
+        let (mut acknowledged, mut progressed) = (0, Instant::now());
+        while acknowledged < u64::from(events) {
             tokio::time::sleep(CHECK_INTERVAL).await;
+            if self.consumer.acknowledged() > acknowledged {
+                (acknowledged, progressed) = (self.consumer.acknowledged(), Instant::now());
+            }
+            ensure!(progressed.elapsed() < PROGRESS_LIMIT, "the consumer stopped at {acknowledged} of {events} events");
         }
         Ok(f64::from(events) / self.began.elapsed().as_secs_f64())
     }

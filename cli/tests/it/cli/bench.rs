@@ -128,6 +128,14 @@ async fn a_run_that_is_interrupted_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn a_consumer_reads_all_events_also_where_the_settings_trim_the_stream() {
+    let bench = Bench::new().await;
+    let mut command = bench.command(&["--events", "2000", "--only", "consume"]);
+    let mut run = Running::spawn(command.env("OUTBOX__PUBLISHERS__DEFAULT__MAX_LEN", "100"));
+    assert!(run.wait_exit(PATIENCE).await.success(), "{}", run.stderr());
+}
+
+#[tokio::test]
 async fn a_run_whose_connections_break_fails_and_leaves_nothing_behind() {
     let bench = Bench::new().await;
     let running = bench.running().await;

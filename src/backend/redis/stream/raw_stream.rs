@@ -129,12 +129,13 @@ impl RawStream {
         pipeline.query_async(&mut self.connection).await.map_err(unavailable)
     }
 
-    /// Adds this many events of 60 bytes to the first stream, each with an id of its own, spread over keys.
+    /// Adds this many events of 60 bytes to the first stream, each with an id of its own, spread over keys. None is trimmed.
     ///
     /// # Errors
     /// If Redis does not answer.
     pub async fn fill(&mut self, events: u32, keys: u32) -> Result<(), BackendError> {
         self.streams.truncate(1);
+        self.max_len = 0;
         let numbers: Vec<u32> = (0..events).collect();
         for page in numbers.chunks(PAGE as usize) {
             let event = |n: &u32| {
