@@ -20,7 +20,7 @@ use chrono::{DateTime, Utc};
 use diesel::connection::{LoadConnection, TransactionManager};
 use diesel::result::{Error, QueryResult};
 
-use super::{Handled, InboxError, InboxKey, check_transaction, key};
+use super::{Handled, InboxError, InboxKey, check_transaction, is_unique_violation, key};
 use crate::publish::OutboxDatabase;
 use crate::store::TextQueries;
 use crate::store::inbox::{Answer, InboxStatement, NoteMany, delete_before, exists, find, forget, note, table};
@@ -63,7 +63,7 @@ where
 {
     let mut many = NoteMany::new(C::Backend::DIALECT, key::into_notes(keys)?);
     while let Some(statement) = many.next() {
-        many.received(answer(conn, statement)?);
+        many.received(answer(conn, statement), is_unique_violation)?;
     }
     Ok(many.finish())
 }

@@ -44,7 +44,7 @@ mod tests;
 
 use chrono::{DateTime, Utc};
 use diesel::connection::TransactionManagerStatus;
-use diesel::result::{Error, QueryResult};
+use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 use diesel_async::{AsyncConnection, TransactionManager};
 
 #[cfg(feature = "rusqlite")]
@@ -143,7 +143,7 @@ where
 {
     let mut many = NoteMany::new(C::Backend::DIALECT, key::into_notes(keys)?);
     while let Some(statement) = many.next() {
-        many.received(answer(conn, statement).await?);
+        many.received(answer(conn, statement).await, is_unique_violation)?;
     }
     Ok(many.finish())
 }
@@ -190,6 +190,10 @@ where
 {
     check_transaction(C::TransactionManager::transaction_manager_status_mut(conn))?;
     C::Backend::answer(conn, statement).await.map_err(InboxError::Database)
+}
+
+fn is_unique_violation(error: &InboxError<Error>) -> bool {
+    matches!(error, InboxError::Database(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)))
 }
 
 /// Without a transaction the note would be committed before the work.

@@ -40,7 +40,7 @@ pub fn note_many<K: Into<InboxKey>>(
 ) -> Result<Vec<bool>, InboxError<Error>> {
     let mut many = NoteMany::new(Dialect::Sqlite, key::into_notes(keys)?);
     while let Some(statement) = many.next() {
-        many.received(answer(transaction, statement)?);
+        many.received(answer(transaction, statement), |_| false)?;
     }
     Ok(many.finish())
 }

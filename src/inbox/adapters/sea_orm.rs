@@ -1,7 +1,7 @@
 //! The inbox with SeaORM, for each of its versions: `super` has what differs between them.
 
 use super::driver::{count, dialect, query};
-use super::sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
+use super::sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, SqlErr};
 use crate::inbox::{Handled, InboxError, InboxKey, key};
 use crate::publish::Dialect;
 use crate::store::inbox::{Answer, InboxStatement, NoteMany, Returns, forget, note};
@@ -44,7 +44,7 @@ pub async fn note_many<K: Into<InboxKey>>(
 ) -> Result<Vec<bool>, InboxError<DbErr>> {
     let mut many = NoteMany::new(dialect_of(transaction)?, key::into_notes(keys)?);
     while let Some(statement) = many.next() {
-        many.received(answer(transaction, statement).await?);
+        many.received(answer(transaction, statement).await, is_unique_violation)?;
     }
     Ok(many.finish())
 }
@@ -67,6 +67,11 @@ async fn answer(transaction: &DatabaseTransaction, statement: InboxStatement) ->
         Returns::Nothing => transaction.execute_unprepared(statement.sql).await.map(|_| Answer::Count(0)),
     };
     answer.map_err(InboxError::Database)
+}
+
+fn is_unique_violation(error: &InboxError<DbErr>) -> bool {
+    let InboxError::Database(error) = error else { return false };
+    matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)))
 }
 
 fn dialect_of(transaction: &DatabaseTransaction) -> Result<Dialect, InboxError<DbErr>> {

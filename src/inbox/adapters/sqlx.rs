@@ -56,7 +56,7 @@ where
 {
     let mut many = NoteMany::new(dialect_of::<C::Target>()?, key::into_notes(keys)?);
     while let Some(statement) = many.next() {
-        many.received(answer(&mut **transaction, statement).await?);
+        many.received(answer(&mut **transaction, statement).await, is_unique_violation)?;
     }
     Ok(many.finish())
 }
@@ -86,6 +86,10 @@ async fn answer<C: SqlxConnection>(connection: &mut C, statement: InboxStatement
         })
     };
     answer.await.map_err(InboxError::Database)
+}
+
+fn is_unique_violation(error: &InboxError<Error>) -> bool {
+    matches!(error, InboxError::Database(Error::Database(error)) if error.is_unique_violation())
 }
 
 /// How many rows the last statement has changed, on MariaDB or MySQL: sqlx does not tell it of a database that it knows at run time.

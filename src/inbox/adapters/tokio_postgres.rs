@@ -1,11 +1,12 @@
 //! The inbox with `tokio-postgres`: its transactions. Those of deadpool's clients are passed as `&mut *transaction`.
 
+use ::tokio_postgres::error::SqlState;
 use ::tokio_postgres::{Error, GenericClient, Transaction};
 
 use crate::inbox::{Handled, InboxError, InboxKey, key};
 use crate::publish::Dialect;
 use crate::publish::adapters::tokio_postgres::query;
-use crate::store::inbox::{Answer, InboxStatement, NoteMany, forget, note};
+use crate::store::inbox::{Answer, InboxStatement, NoteMany, Returns, forget, note};
 
 /// A transaction of the driver.
 pub trait PostgresTransaction: GenericClient + Sync {}
@@ -54,7 +55,7 @@ where
 {
     let mut many = NoteMany::new(Dialect::Postgres, key::into_notes(keys)?);
     while let Some(statement) = many.next() {
-        many.received(answer(transaction, statement).await?);
+        many.received(answer(transaction, statement).await, is_unique_violation)?;
     }
     Ok(many.finish())
 }
@@ -63,5 +64,13 @@ async fn answer<C: PostgresTransaction>(
     transaction: &C,
     statement: InboxStatement,
 ) -> Result<Answer, InboxError<Error>> {
-    query(transaction, &statement.into()).await.map(Answer::Rows).map_err(InboxError::Database)
+    let answer = match statement.returns {
+        Returns::Nothing => transaction.batch_execute(statement.sql).await.map(|()| Answer::Count(0)),
+        _ => query(transaction, &statement.into()).await.map(Answer::Rows),
+    };
+    answer.map_err(InboxError::Database)
+}
+
+fn is_unique_violation(error: &InboxError<Error>) -> bool {
+    matches!(error, InboxError::Database(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION))
 }

@@ -83,6 +83,23 @@ async fn with_a_snapshot_the_second_is_refused_and_skips_at_its_next_try() {
     }
 }
 
+/// A transaction that does not see the other's note cannot tell that the event was handled.
+#[tokio::test]
+async fn with_a_snapshot_many_of_which_one_is_noted_meanwhile_are_refused() {
+    let inbox = PostgresInbox::new().await;
+    let (mut first, mut second) = (inbox.connect().await, inbox.connect().await);
+    begin(&mut second).await;
+    execute(&mut second, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await;
+    assert!(effects(&mut second).await.is_empty());
+    begin(&mut first).await;
+    note_many(&mut first, [key("70")]).await.unwrap();
+    commit(&mut first).await;
+    let refused = note_many(&mut second, (0..100).map(|n| key(&n.to_string()))).await.unwrap_err();
+    let InboxError::Database(DieselError::DatabaseError(kind, _)) = refused else { panic!("{refused}") };
+    assert!(matches!(kind, diesel::result::DatabaseErrorKind::SerializationFailure), "{kind:?}");
+    rollback(&mut second).await;
+}
+
 #[tokio::test]
 async fn an_error_of_the_database_in_the_work_leaves_no_note() {
     let inbox = PostgresInbox::new().await;
@@ -234,7 +251,7 @@ mod on_mysql {
         let keys = ["0001", "0002", "new"].map(|id| key(id).into_note().unwrap());
         let mut many = NoteMany::new(Dialect::Mysql, keys.to_vec());
         for count in [0, 1, 0] {
-            many.received(Answer::Count(count));
+            many.received(Ok::<_, ()>(Answer::Count(count)), |()| false).unwrap();
         }
         let find = many.next().unwrap();
         assert!(find.sql.starts_with("SELECT"), "{}", find.sql);

@@ -78,6 +78,31 @@ async fn many_are_noted_together<C: AsyncConnection<Backend: OutboxDatabase>>(co
     assert_eq!(noted(conn).await.len(), 4 + 2_000);
 }
 
+async fn of_many_each_old_one_is_found_and_the_transaction_goes_on<C>(conn: &mut C)
+where
+    C: AsyncConnection<Backend: OutboxDatabase>,
+{
+    let keys: Vec<_> = (0..300).map(|n| key(&n.to_string()).seq(n)).collect();
+    let old: Vec<_> = keys.iter().step_by(7).collect();
+    begin(conn).await;
+    note_many(conn, old).await.unwrap();
+    commit(conn).await;
+    let is_new: Vec<_> = (0..300).map(|n| n % 7 > 0).collect();
+    for is_committed in [false, true] {
+        begin(conn).await;
+        work(conn, "before").await.unwrap();
+        assert_eq!(note_many(conn, &keys).await.unwrap(), is_new);
+        assert_eq!(note_many(conn, &keys).await.unwrap(), [false; 300], "they are of this transaction");
+        work(conn, "after").await.unwrap();
+        match is_committed {
+            true => commit(conn).await,
+            false => rollback(conn).await,
+        }
+    }
+    assert_eq!(effects(conn).await, ["before", "after"]);
+    assert_eq!(noted(conn).await.len(), 300);
+}
+
 async fn what_cannot_be_noted_is_refused<C: AsyncConnection<Backend: OutboxDatabase>>(conn: &mut C) {
     begin(conn).await;
     let long = InboxKey::new("mailer", "s".repeat(256), "a");
@@ -159,6 +184,7 @@ promises!(
     work_that_fails_takes_its_note_back,
     a_replay_and_the_event_of_another_handler_or_source_are_new,
     many_are_noted_together,
+    of_many_each_old_one_is_found_and_the_transaction_goes_on,
     what_cannot_be_noted_is_refused,
     old_notes_are_deleted_a_thousand_at_once(AGE),
 );

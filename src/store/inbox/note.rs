@@ -2,9 +2,7 @@
 
 use std::collections::HashSet;
 
-#[cfg(feature = "mysql")]
-use super::Returns;
-use super::{Answer, InboxStatement, writing};
+use super::{Answer, InboxStatement, Returns, writing};
 use crate::publish::Dialect;
 
 /// The columns of the primary key.
@@ -52,11 +50,15 @@ fn columns((consumer, source, event_id, seq): &Note) -> Vec<String> {
 /// The only row if every note is new. A note is never empty.
 const ALL: &str = "";
 
+/// From this many notes on, PostgreSQL is first asked to write them as if all were new. `ON CONFLICT` costs it half as much
+/// again for each row, and the savepoint two more statements.
+const MANY: usize = 50;
+
 /// Without the rows of the notes unless some are old: they would be sent back for nothing.
 macro_rules! postgres_note_many {
-    ($notes:literal) => {
+    ($notes:expr) => {
         concat!(
-            "WITH new AS (INSERT INTO outbox_inbox (consumer, source, event_id, seq) ",
+            "WITH new AS (",
             $notes,
             " ON CONFLICT DO NOTHING RETURNING consumer, source, event_id, seq), \
             counted AS (SELECT count(*) = $5::text::bigint AS are_all FROM new) \
@@ -66,14 +68,25 @@ macro_rules! postgres_note_many {
     };
 }
 
-const POSTGRES_NOTE_MANY: &str = postgres_note_many!(
-    "SELECT * FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[]::bigint[])"
-);
+macro_rules! postgres_notes {
+    () => {
+        "INSERT INTO outbox_inbox (consumer, source, event_id, seq) \
+         SELECT * FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[]::bigint[])"
+    };
+}
 
 /// For one consumer and one source.
-const POSTGRES_NOTE_ALIKE: &str = postgres_note_many!(
-    "SELECT $1::text, $2::text, event_id, seq FROM unnest($3::text::text[], $4::text::text[]::bigint[]) AS n(event_id, seq)"
-);
+macro_rules! postgres_notes_alike {
+    () => {
+        "INSERT INTO outbox_inbox (consumer, source, event_id, seq) SELECT $1::text, $2::text, event_id, seq \
+         FROM unnest($3::text::text[], $4::text::text[]::bigint[]) AS n(event_id, seq)"
+    };
+}
+
+const POSTGRES_NOTE_NEW: &str = postgres_notes!();
+const POSTGRES_NOTE_NEW_ALIKE: &str = postgres_notes_alike!();
+const POSTGRES_NOTE_MANY: &str = postgres_note_many!(postgres_notes!());
+const POSTGRES_NOTE_ALIKE: &str = postgres_note_many!(postgres_notes_alike!());
 
 /// Without `WHERE`, ON would begin a join's condition.
 const SQLITE_NOTE_MANY: &str = "INSERT INTO outbox_inbox (consumer, source, event_id, seq) \
@@ -81,12 +94,11 @@ const SQLITE_NOTE_MANY: &str = "INSERT INTO outbox_inbox (consumer, source, even
     json_extract(value, '$[3]') FROM json_each(?1) WHERE true ON CONFLICT DO NOTHING \
     RETURNING json_array(consumer, source, event_id, seq)";
 
-/// Remembers the state before the notes: an INSERT does not tell which of them were old.
-#[cfg(feature = "mysql")]
-const MYSQL_MARK: &str = "SAVEPOINT outbox_inbox";
-
-#[cfg(feature = "mysql")]
-const MYSQL_UNDO: &str = "ROLLBACK TO SAVEPOINT outbox_inbox";
+/// Remembers the state before an INSERT that does not tell which of its notes were old.
+const MARK: &str = "SAVEPOINT outbox_inbox";
+const UNDO: &str = "ROLLBACK TO SAVEPOINT outbox_inbox";
+const UNDO_AND_RELEASE: &str = "ROLLBACK TO SAVEPOINT outbox_inbox; RELEASE SAVEPOINT outbox_inbox";
+const RELEASE: &str = "RELEASE SAVEPOINT outbox_inbox";
 
 #[cfg(feature = "mysql")]
 macro_rules! mysql_notes {
@@ -117,7 +129,7 @@ const MYSQL_FIND_MANY: &str = concat!(
 /// ```ignore
 /// let mut many = NoteMany::new(dialect, notes);
 /// while let Some(statement) = many.next() {
-///     many.received(execute(statement).await?);
+///     many.received(execute(statement).await, is_unique_violation)?;
 /// }
 /// many.finish()
 /// ```
@@ -134,11 +146,12 @@ pub(crate) struct NoteMany {
 /// The statement that comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    #[cfg(feature = "mysql")]
     Mark,
+    /// As if all were new; an error if one is not.
+    InsertNew,
     Insert,
+    Release,
     /// Some were new and some were not: undo it, and find the old ones.
-    #[cfg(feature = "mysql")]
     Undo,
     #[cfg(feature = "mysql")]
     Find,
@@ -152,6 +165,7 @@ impl NoteMany {
         each.dedup_by_key(|place| &given[*place]);
         let step = match dialect {
             _ if each.is_empty() => Step::Done,
+            Dialect::Postgres if each.len() >= MANY => Step::Mark,
             #[cfg(feature = "mysql")]
             Dialect::Mysql => Step::Mark,
             _ => Step::Insert,
@@ -161,27 +175,38 @@ impl NoteMany {
 
     /// The next statement. `None`: every note is written.
     pub(crate) fn next(&self) -> Option<InboxStatement> {
-        #[cfg(feature = "mysql")]
-        let nothing = |sql| Some(InboxStatement { sql, params: Vec::new(), returns: Returns::Nothing });
-        match self.step {
+        let nothing = |sql| InboxStatement { sql, params: Vec::new(), returns: Returns::Nothing };
+        Some(match self.step {
+            Step::Mark => nothing(MARK),
+            Step::InsertNew | Step::Insert => self.insert(),
+            Step::Release => nothing(RELEASE),
+            Step::Undo if self.dialect == Dialect::Postgres => nothing(UNDO_AND_RELEASE),
+            Step::Undo => nothing(UNDO),
             #[cfg(feature = "mysql")]
-            Step::Mark => nothing(MYSQL_MARK),
-            Step::Insert => Some(self.insert()),
-            #[cfg(feature = "mysql")]
-            Step::Undo => nothing(MYSQL_UNDO),
-            #[cfg(feature = "mysql")]
-            Step::Find => {
-                Some(InboxStatement { sql: MYSQL_FIND_MANY, params: vec![self.json()], returns: Returns::Rows })
-            }
-            Step::Done => None,
-        }
+            Step::Find => InboxStatement { sql: MYSQL_FIND_MANY, params: vec![self.json()], returns: Returns::Rows },
+            Step::Done => return None,
+        })
     }
 
-    /// Continues with the answer to the last statement.
-    pub(crate) fn received(&mut self, answer: Answer) {
-        self.step = match (self.step, answer) {
-            #[cfg(feature = "mysql")]
+    /// Continues with the answer to the last statement, or returns its error.
+    pub(crate) fn received<E>(
+        &mut self,
+        answer: Result<Answer, E>,
+        is_unique_violation: impl FnOnce(&E) -> bool,
+    ) -> Result<(), E> {
+        self.step = match answer {
+            Ok(answer) => self.after(answer),
+            Err(error) if self.step == Step::InsertNew && is_unique_violation(&error) => Step::Undo,
+            Err(error) => return Err(error),
+        };
+        Ok(())
+    }
+
+    fn after(&mut self, answer: Answer) -> Step {
+        match (self.step, answer) {
+            (Step::Mark, _) if self.dialect == Dialect::Postgres => Step::InsertNew,
             (Step::Mark, _) => Step::Insert,
+            (Step::InsertNew, _) => Step::Release,
             (Step::Insert, Answer::Rows(rows)) => {
                 if !matches!(&*rows, [all] if all == ALL) {
                     self.retain(&rows, true);
@@ -193,8 +218,8 @@ impl NoteMany {
                 self.each.clear();
                 Step::Done
             }
-            #[cfg(feature = "mysql")]
             (Step::Insert, Answer::Count(_)) => Step::Undo,
+            (Step::Undo, _) if self.dialect == Dialect::Postgres => Step::Insert,
             #[cfg(feature = "mysql")]
             (Step::Undo, _) => Step::Find,
             #[cfg(feature = "mysql")]
@@ -203,7 +228,7 @@ impl NoteMany {
                 if self.each.is_empty() { Step::Done } else { Step::Insert }
             }
             _ => Step::Done,
-        };
+        }
     }
 
     /// For each note in the order given, whether it is new.
@@ -226,7 +251,7 @@ impl NoteMany {
 
     fn insert(&self) -> InboxStatement {
         let (sql, params) = match self.dialect {
-            Dialect::Postgres => self.postgres(),
+            Dialect::Postgres => self.postgres(self.step == Step::InsertNew),
             Dialect::Sqlite => (SQLITE_NOTE_MANY, vec![self.json()]),
             #[cfg(feature = "mysql")]
             Dialect::Mysql => (MYSQL_NOTE_MANY, vec![self.json()]),
@@ -238,19 +263,29 @@ impl NoteMany {
         serde_json::json!(self.notes().collect::<Vec<_>>()).to_string()
     }
 
-    fn postgres(&self) -> (&'static str, Vec<String>) {
+    fn postgres(&self, are_new: bool) -> (&'static str, Vec<String>) {
         let seqs: Vec<String> = self.notes().map(|note| note.3.to_string()).collect();
         let (event_ids, seqs) = (array(self.notes().map(|note| &*note.2)), format!("{{{}}}", seqs.join(",")));
         let (consumer, source, ..) = &self.given[0];
         let are_alike = self.notes().all(|note| note.0 == *consumer && note.1 == *source);
-        let (sql, consumers, sources) = match are_alike {
-            true => (POSTGRES_NOTE_ALIKE, consumer.clone(), source.clone()),
+        let (consumers, sources) = match are_alike {
+            true => (consumer.clone(), source.clone()),
             false => {
                 let column = |column: fn(&Note) -> &str| array(self.notes().map(column));
-                (POSTGRES_NOTE_MANY, column(|note| &note.0), column(|note| &note.1))
+                (column(|note| &note.0), column(|note| &note.1))
             }
         };
-        (sql, vec![consumers, sources, event_ids, seqs, self.each.len().to_string()])
+        let mut params = vec![consumers, sources, event_ids, seqs];
+        let sql = match (are_new, are_alike) {
+            (true, true) => POSTGRES_NOTE_NEW_ALIKE,
+            (true, false) => POSTGRES_NOTE_NEW,
+            (false, true) => POSTGRES_NOTE_ALIKE,
+            (false, false) => POSTGRES_NOTE_MANY,
+        };
+        if !are_new {
+            params.push(self.each.len().to_string());
+        }
+        (sql, params)
     }
 }
 
@@ -284,12 +319,49 @@ mod tests {
         ("c".to_owned(), "s".to_owned(), id.to_owned(), 0)
     }
 
+    fn received(many: &mut NoteMany, answer: Answer) {
+        many.received(Ok::<_, ()>(answer), |()| unreachable!()).unwrap();
+    }
+
+    #[test]
+    fn many_notes_are_written_as_new_and_if_one_is_old_each_for_itself() {
+        let notes: Vec<Note> = (0..MANY).map(|n| note(&n.to_string())).collect();
+        let begun = || {
+            let mut many = NoteMany::new(Dialect::Postgres, notes.clone());
+            assert_eq!(many.next().unwrap().sql, MARK);
+            received(&mut many, Answer::Count(0));
+            let statement = many.next().unwrap();
+            assert_eq!((statement.sql, statement.params.len()), (POSTGRES_NOTE_NEW_ALIKE, 4));
+            many
+        };
+
+        let mut many = begun();
+        received(&mut many, Answer::Rows(Vec::new()));
+        assert_eq!(many.next().unwrap().sql, RELEASE);
+        received(&mut many, Answer::Count(0));
+        assert!(many.next().is_none());
+        assert_eq!(many.finish(), [true; MANY]);
+
+        let mut many = begun();
+        assert_eq!(many.received(Err("gone"), |_| false), Err("gone"));
+        many.received(Err("old"), |_| true).unwrap();
+        assert_eq!(many.next().unwrap().sql, UNDO_AND_RELEASE);
+        received(&mut many, Answer::Count(0));
+        assert_eq!(many.next().unwrap().sql, POSTGRES_NOTE_ALIKE);
+        assert_eq!(many.received(Err("another one"), |_| true), Err("another one"));
+        let new = notes.iter().skip(1).map(|note| serde_json::to_string(note).unwrap());
+        received(&mut many, Answer::Rows(new.collect()));
+        assert!(many.next().is_none());
+        let is_new = many.finish();
+        assert!(!is_new[0] && is_new[1..].iter().all(|is_new| *is_new), "{is_new:?}");
+    }
+
     #[test]
     fn each_note_is_written_once_in_the_order_of_the_key() {
         let mut many = NoteMany::new(Dialect::Postgres, vec![note("b"), note("a\"\\,"), note("b")]);
         let statement = many.next().unwrap();
         assert_eq!(statement.params, ["c", "s", r#"{"a\"\\,","b"}"#, "{0,0}", "2"]);
-        many.received(Answer::Rows(vec![String::new()]));
+        received(&mut many, Answer::Rows(vec![String::new()]));
         assert!(many.next().is_none());
         assert_eq!(many.finish(), [true, true, false]);
     }
@@ -304,11 +376,11 @@ mod tests {
     #[test]
     fn old_notes_are_told_from_new_ones() {
         let mut many = NoteMany::new(Dialect::Sqlite, vec![note("b"), note("a"), note("b")]);
-        many.received(Answer::Rows(vec![r#"["c","s","b",0]"#.to_owned()]));
+        received(&mut many, Answer::Rows(vec![r#"["c","s","b",0]"#.to_owned()]));
         assert_eq!(many.finish(), [true, false, false]);
         assert!(NoteMany::new(Dialect::Sqlite, Vec::new()).next().is_none());
         let mut many = NoteMany::new(Dialect::Sqlite, vec![note("a")]);
-        many.received(Answer::Rows(Vec::new()));
+        received(&mut many, Answer::Rows(Vec::new()));
         assert_eq!(many.finish(), [false]);
     }
 
@@ -320,7 +392,7 @@ mod tests {
             let mut answers = answers.iter().cloned();
             std::iter::from_fn(|| {
                 let sql = many.next()?.sql;
-                many.received(answers.next().unwrap());
+                received(many, answers.next().unwrap());
                 sql.split(' ').next()
             })
             .collect()

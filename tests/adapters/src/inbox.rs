@@ -55,13 +55,18 @@ async fn work_that_fails_leaves_no_note_even_if_it_is_committed<D: InboxDoor>(ki
     assert_eq!(door.handle(key("a"), EFFECT).await.unwrap(), Handled::Done(()));
 }
 
-async fn many_are_noted_with_one_statement<D: InboxDoor>(kind: Kind) {
+async fn many_are_noted_together<D: InboxDoor>(kind: Kind) {
     let database = database(kind).await;
     let mut door = D::connect(&database).await;
     assert!(door.note_many(Vec::new()).await.unwrap().is_empty());
     let hard = "{\"é\\', NULL}";
     assert_eq!(door.note_many(vec![key("b"), key(hard), key("b")]).await.unwrap(), [true, true, false]);
     assert_eq!(door.note_many(vec![key("c"), key(hard), key("a")]).await.unwrap(), [true, false, true]);
+    let mut is_new = vec![true; 100];
+    is_new[40] = false;
+    door.note_many(vec![key("n40")]).await.unwrap();
+    let many = (0..100).map(|n| key(&format!("n{n}"))).collect();
+    assert_eq!(door.note_many(many).await.unwrap(), is_new);
     assert_eq!(door.handle(key("c"), EFFECT).await.unwrap(), Handled::Skipped);
 }
 
@@ -100,7 +105,7 @@ inbox!(Postgres: diesel_postgres DieselPostgres, tokio_postgres TokioPostgres, s
     sqlx_0_9_postgres Sqlx9Postgres, sea_orm_1_postgres SeaOrm1, sea_orm_2_postgres SeaOrm2 => [
     an_event_is_handled_once_and_its_replay_again,
     work_that_fails_leaves_no_note_even_if_it_is_committed,
-    many_are_noted_with_one_statement,
+    many_are_noted_together,
     a_key_beyond_its_limits_is_refused,
 ]);
 
@@ -109,7 +114,7 @@ inbox!(Mysql: diesel_mysql DieselMysql, sqlx_0_8_mysql Sqlx8Mysql, sqlx_0_9_mysq
     sea_orm_2_mysql SeaOrm2 => [
     an_event_is_handled_once_and_its_replay_again,
     work_that_fails_leaves_no_note_even_if_it_is_committed,
-    many_are_noted_with_one_statement,
+    many_are_noted_together,
     a_key_beyond_its_limits_is_refused,
 ]);
 
@@ -117,6 +122,6 @@ inbox!(Sqlite: diesel_sqlite DieselSqlite, rusqlite Rusqlite, sqlx_0_8_sqlite Sq
     sqlx_0_9_sqlite Sqlx9Sqlite, sea_orm_1_sqlite SeaOrm1, sea_orm_2_sqlite SeaOrm2 => [
     an_event_is_handled_once_and_its_replay_again,
     work_that_fails_leaves_no_note_even_if_it_is_committed,
-    many_are_noted_with_one_statement,
+    many_are_noted_together,
     a_key_beyond_its_limits_is_refused,
 ]);
