@@ -58,7 +58,7 @@ async fn start(test: &TestOutbox, backend: &Holding, worker: &str) -> Outbox {
         .unwrap()
 }
 
-/// Waits until the worker has at least so many events in memory, and asserts that it never has more than the most.
+/// Waits until the worker has at least this many events in memory, and asserts that it never has more than the most.
 async fn fills(test: &TestOutbox, outbox: &Outbox, least: usize, most: usize) {
     let what = format!("{least} to {most} events are in memory");
     let held = async || outbox.health().await.unwrap().in_flight;

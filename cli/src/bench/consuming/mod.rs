@@ -78,7 +78,8 @@ async fn measure_once(bench: &mut Bench, run: Run) -> anyhow::Result<f64> {
         Run::Read => stream.read_in_group(events).await?,
         Run::Note => {
             let raw = empty_inbox(bench).await?;
-            let consumer = Consumer::start(bench.env.settings(&PUBLISHERS[..1]), BATCH, move || {
+            // Events arrive while others are noted.
+            let consumer = Consumer::start(bench.env.settings(&PUBLISHERS[..1]), 2 * BATCH, move || {
                 Noting::new(raw.0, BATCH).start().recipient()
             });
             return consumer.await?.measure(events).await;
