@@ -211,6 +211,20 @@ async fn a_blocking_connection_handles_an_event_once_and_takes_back_what_failed(
     assert_eq!(effects(&mut inbox.connect().await).await, ["a"]);
 }
 
+/// PostgreSQL looks up a name in what is committed by now, and rows in what was when the statement or transaction began.
+#[tokio::test]
+async fn a_table_that_another_service_makes_meanwhile_is_found_with_its_key_or_not_at_all() {
+    let database = postgres::database().await;
+    let mut first = AsyncPgConnection::establish(&database.url).await.unwrap();
+    begin(&mut first).await;
+    execute(&mut first, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1").await;
+    let mut second = AsyncPgConnection::establish(&database.url).await.unwrap();
+    crate::inbox::migrate(&mut second).await.unwrap();
+    crate::inbox::migrate(&mut first).await.unwrap();
+    commit(&mut first).await;
+    assert!(noted(&mut first).await.is_empty());
+}
+
 #[tokio::test]
 async fn services_that_start_together_make_one_table() {
     let database = postgres::database().await;

@@ -32,7 +32,8 @@ pub(crate) fn table(dialect: Dialect) -> String {
 /// The columns of the table's primary key, in the text that [`find`] returns.
 const PRIMARY_KEY: &str = "consumer, source, event_id, seq";
 
-/// The primary key of the table that has its name: no row if there is none.
+/// The primary key of the table that has its name: no row if there is none. On PostgreSQL the name is looked up in what is
+/// committed by now, and the table and its key in what was when the statement began: both are there, or neither is.
 pub(crate) fn find(dialect: Dialect) -> InboxStatement {
     let sql = match dialect {
         Dialect::Postgres => {
@@ -40,7 +41,7 @@ pub(crate) fn find(dialect: Dialect) -> InboxStatement {
              FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, place) \
              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum \
              WHERE i.indrelid = t.oid AND i.indisprimary), '') \
-             FROM (SELECT to_regclass('outbox_inbox') AS oid) t WHERE t.oid IS NOT NULL"
+             FROM pg_class t WHERE t.oid = to_regclass('outbox_inbox')"
         }
         Dialect::Sqlite => {
             "SELECT coalesce((SELECT group_concat(name, ', ') \
