@@ -197,6 +197,8 @@ fn execute(cli: Cli, builder: Builder) -> anyhow::Result<()> {
             let admin = has_database.then(|| builder.settings(settings.clone()).admin()).transpose()?;
             runtime.block_on(dead::run(command, &settings, admin.as_ref()))
         }
+        #[cfg(feature = "consumer")]
+        Command::Status(args) if args.consumers => runtime()?.block_on(status::run_consumers(&args, &sources.load()?)),
         Command::Status(args) => {
             with_admin(builder, load()?, async |admin, settings| status::run(&args, &admin, settings).await)
         }

@@ -28,6 +28,7 @@ const LIMIT: Duration = Duration::from_secs(15);
 Examples:
   outbox status
   outbox status --history
+  outbox status --consumers    # of a service with a database of its own
   outbox status --format json | jq '.backends[] | select(.due > 1000)'")]
 pub(super) struct Args {
     /// Tables, or JSON (one object).
@@ -36,6 +37,29 @@ pub(super) struct Args {
     /// Also show published, rejected and failed events, by minute and by hour.
     #[arg(long)]
     history: bool,
+    /// Show only what the consumers of the settings have not handled. This needs no database.
+    #[cfg(feature = "consumer")]
+    #[arg(long, conflicts_with = "history")]
+    pub(super) consumers: bool,
+}
+
+/// What the consumers have not handled, without a database.
+#[cfg(feature = "consumer")]
+pub(super) async fn run_consumers(args: &Args, settings: &Settings) -> anyhow::Result<()> {
+    let most = settings.consumers.len();
+    anyhow::ensure!(most > 0, "the settings have no consumer: add [consumers.NAME]");
+    let consumers = consumers::read(settings).await;
+    let count = consumers.len();
+    match args.format {
+        Format::Json => output::json(&serde_json::json!({ "consumers": consumers }))?,
+        Format::Table => consumers::print(&consumers)?,
+    }
+    anyhow::ensure!(
+        count == most,
+        "the servers of {} of {most} consumers did not answer; the log has the reasons",
+        most - count
+    );
+    Ok(())
 }
 
 #[cfg_attr(not(feature = "consumer"), expect(unused_variables, reason = "consumers are a feature"))]
@@ -144,7 +168,10 @@ impl StatusOutput {
             print_handlers(&self.handlers)?;
         }
         #[cfg(feature = "consumer")]
-        consumers::print(&self.consumers)?;
+        if !self.consumers.is_empty() {
+            output::line("")?;
+            consumers::print(&self.consumers)?;
+        }
         if let Some(history) = &self.history {
             history.print()?;
         }

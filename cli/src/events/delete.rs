@@ -7,7 +7,7 @@ use super::changing::{self, EventAction, SelectionArgs};
 use crate::arguments;
 use crate::exit::UsageError;
 
-/// Delete events for good, such as dead letters, or a person's data by key.
+/// Delete events for good, such as failed ones, or a person's data by key.
 ///
 /// For a moment the workers release the events' backends, so that no event is sent while it is deleted. An event that was sent
 /// and is not recorded as sent yet is skipped. What a backend already has stays there.

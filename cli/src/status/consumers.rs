@@ -19,11 +19,7 @@ pub(super) async fn read(settings: &Settings) -> Vec<ConsumerStatus> {
 }
 
 pub(super) fn print(consumers: &[ConsumerStatus]) -> anyhow::Result<()> {
-    if consumers.is_empty() {
-        return Ok(());
-    }
     let rows = consumers.iter().flat_map(|consumer| consumer.streams.iter().map(|stream| row(&consumer.name, stream)));
-    output::line("")?;
     Ok(output::table(&["CONSUMER", "STREAM", "UNREAD", "PENDING", "OLDEST PENDING", "DEAD LETTERS"], rows)?)
 }
 

@@ -215,6 +215,35 @@ async fn changes_of_dead_letters_are_recorded_where_there_is_a_database_that_rec
 }
 
 #[tokio::test]
+async fn what_consumers_have_not_handled_is_shown_without_a_database() {
+    let mail = Mail::with(3).await;
+    mail.consume(&["consume", "mailer", "--limit", "2"]).await;
+    let shown = async |tables: &str, arguments: &[&str]| {
+        let settings = mail.test.file(&format!("[publishers.default]\n{}\n{tables}", mail.test.stream()));
+        let arguments = [&["status", "--consumers"], arguments].concat();
+        let mut program = Running::spawn(mail.test.outbox(&settings, &arguments).env_remove("DATABASE_URL"));
+        let code = program.wait_exit(PATIENCE).await.code();
+        (code, program.stdout(), program.stderr())
+    };
+    let (code, json, said) = shown(MAILER, &["--format", "json"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["consumers"][0]["name"], "mailer");
+    let stream = &json["consumers"][0]["streams"][0];
+    assert_eq!(stream["stream"], mail.test.stream_name());
+    let left = ["unread", "pending"].map(|which| stream[which].as_u64().unwrap());
+    assert_eq!(left.iter().sum::<u64>(), 1, "{stream}");
+    let (code, table, _) = shown(MAILER, &[]).await;
+    assert!(code == Some(0) && table.starts_with("CONSUMER  STREAM"), "{table}");
+
+    let (code, _, said) = shown("", &[]).await;
+    assert!(code == Some(1) && said.contains("add [consumers.NAME]"), "{said}");
+    let away = format!("{MAILER}\n[consumers.away]\nurl = \"redis://127.0.0.1:{}\"\nstream = \"s\"", free_port());
+    let (code, table, said) = shown(&away, &[]).await;
+    assert!(code == Some(1) && table.contains("mailer") && said.contains("1 of 2 consumers"), "{table}{said}");
+}
+
+#[tokio::test]
 async fn a_command_that_does_not_exist_ends_the_program_and_no_event_is_a_dead_letter() {
     let mail = Mail::with(1).await;
     let mut consumer = mail.executing(&["/nowhere/bill"]);

@@ -68,6 +68,11 @@ impl Shop {
         self.start(&mut program("mailer"), redis_url)
     }
 
+    /// One that serves its probes at this address.
+    fn probed_mailer(&self, address: &str) -> Running {
+        self.start(program("mailer").arg(address), self.test.redis_url())
+    }
+
     /// Places orders of three customers; returns their numbers.
     fn order(&self, count: usize) -> Vec<i64> {
         let place = |n| {
@@ -121,7 +126,8 @@ async fn every_order_is_mailed_once_although_the_mailer_is_killed_between_commit
     assert!(shop.unacknowledged().await > 0, "they are delivered again");
     orders.extend(shop.order(10));
 
-    let mut successor = shop.mailer(shop.test.redis_url());
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut successor = shop.probed_mailer(&address);
     eventually("every order is handled and acknowledged", PATIENCE, async || {
         assert!(successor.is_running(), "{}", successor.stderr());
         mailed(&sql).await.len() >= orders.len() && shop.unacknowledged().await == 0
@@ -129,6 +135,9 @@ async fn every_order_is_mailed_once_although_the_mailer_is_killed_between_commit
     .await;
     assert_eq!(mailed(&sql).await, orders, "each once");
     assert!(successor.stdout().contains("the mail was written before"), "{}", successor.stdout());
+    for path in ["healthz", "readyz"] {
+        assert_eq!(ureq::get(format!("http://{address}/{path}")).call().unwrap().status().as_u16(), 200, "{path}");
+    }
     successor.signal(Signal::TERM);
     assert_eq!(successor.wait_exit(PATIENCE).await.code(), Some(0), "{}", successor.stderr());
 }

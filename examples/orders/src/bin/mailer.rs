@@ -1,11 +1,16 @@
 //! The mailer: a consumer that writes one mail for each order, once, whatever is killed or restarted. Its note in the inbox and
 //! the mail are one transaction of its own database; a mail server would take the mails from the table `mails`.
 //!
+//! `mailer ADDRESS` serves `/healthz` and `/readyz` for an orchestrator.
+//!
 //! `examples/orders/run.sh` starts it with the other processes; src/bin/orders.rs has the commands.
 
 use actix::prelude::*;
+use actix_outbox::actix_web::ConsumerProbes;
 use actix_outbox::inbox::{self, Handled};
 use actix_outbox::{HandleTyped, HandlerError, LoadOptions, OutboxConsumer, Settings, Subscribe, TypedEvent};
+use actix_web::dev::Server;
+use actix_web::{App, HttpServer};
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::pooled_connection::deadpool::Pool;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
@@ -65,6 +70,12 @@ async fn write_mail(conn: &mut AsyncPgConnection, placed: &OrderPlaced) -> Resul
     Ok(())
 }
 
+fn serve(consumer: &OutboxConsumer, address: &str) -> std::io::Result<Server> {
+    let probes = ConsumerProbes::new(consumer);
+    let server = HttpServer::new(move || App::new().configure(|config| probes.configure(config)));
+    Ok(server.workers(1).disable_signals().bind(address)?.run())
+}
+
 #[actix::main]
 async fn main() -> anyhow::Result<()> {
     // Before anything that the signal could interrupt.
@@ -81,6 +92,9 @@ async fn main() -> anyhow::Result<()> {
         .subscribe(Subscribe::typed::<OrderPlaced>("mailer", Mailer(pool).start().recipient()))
         .start()
         .await?;
+    if let Some(address) = std::env::args().nth(1) {
+        actix_web::rt::spawn(serve(&consumer, &address)?);
+    }
     tokio::select! {
         _ = terminated.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
