@@ -82,7 +82,14 @@ async fn of_many_each_old_one_is_found_and_the_transaction_goes_on<C>(conn: &mut
 where
     C: AsyncConnection<Backend: OutboxDatabase>,
 {
-    let keys: Vec<_> = (0..300).map(|n| key(&n.to_string()).seq(n)).collect();
+    let alike: Vec<_> = (0..300).map(|n| key(&n.to_string()).seq(n)).collect();
+    many_with_old_ones(conn, alike).await;
+    execute(conn, "DELETE FROM outbox_inbox; DELETE FROM effects").await;
+    let of_sources = (0..300).map(|n| InboxKey::new("mailer", format!("source {}", n % 3), n.to_string())).collect();
+    many_with_old_ones(conn, of_sources).await;
+}
+
+async fn many_with_old_ones<C: AsyncConnection<Backend: OutboxDatabase>>(conn: &mut C, keys: Vec<InboxKey>) {
     let old: Vec<_> = keys.iter().step_by(7).collect();
     begin(conn).await;
     note_many(conn, old).await.unwrap();

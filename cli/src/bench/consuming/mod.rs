@@ -161,8 +161,9 @@ impl Consumer {
         let (mut acknowledged, mut progressed) = (0, Instant::now());
         while acknowledged < u64::from(events) {
             tokio::time::sleep(CHECK_INTERVAL).await;
-            if self.consumer.acknowledged() > acknowledged {
-                (acknowledged, progressed) = (self.consumer.acknowledged(), Instant::now());
+            let now = self.consumer.acknowledged();
+            if now > acknowledged {
+                (acknowledged, progressed) = (now, Instant::now());
             }
             ensure!(progressed.elapsed() < PROGRESS_LIMIT, "the consumer stopped at {acknowledged} of {events} events");
         }

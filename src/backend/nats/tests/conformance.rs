@@ -60,12 +60,7 @@ impl Target for ThreeServers {
         let cluster = tokio::task::spawn_blocking(|| Cluster::start(3)).await.unwrap();
         let context = context(&cluster.url(0)).await;
         let config = Config { num_replicas: 3, ..stream() };
-        // The cluster's own leader may not be elected yet.
-        let started = std::time::Instant::now();
-        while let Err(error) = context.create_stream(config.clone()).await {
-            assert!(started.elapsed() < PATIENCE, "{error}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        create_stream(&context, config).await;
         Self { cluster, killed: 0 }
     }
 
