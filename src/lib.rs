@@ -76,7 +76,7 @@ pub use consumer::{
 };
 pub use error::{IdConflict, InvalidEvent, PublishError, SettingsError, StoreError, SystemError};
 pub use event::{DataError, JsonText, OutboxEvent, Status, TypedEvent};
-pub use handlers::{EventTypes, HandleEvent, HandleTyped, HandlerError, Subscribe};
+pub use handlers::{Attempt, EventTypes, HandleEvent, HandleTyped, HandlerError, Subscribe};
 #[cfg(feature = "mysql-async")]
 pub use publish::adapters::mysql_async;
 #[cfg(feature = "rusqlite")]

@@ -13,7 +13,7 @@ use crate::backend::event_source::{DeadLetter, EntryRef, LeaseId, Received, Rene
 use crate::backoff::{NextTry, pause_after};
 use crate::clock::BootInstant;
 use crate::event::OutboxEvent;
-use crate::handlers::{HandlerError, Outcome, Subscription};
+use crate::handlers::{Attempt, HandlerError, Outcome, Subscription};
 
 /// An entry that was delivered this often and not answered may be what ended its consumers.
 const SUSPECT_FROM: u32 = 2;
@@ -250,9 +250,12 @@ impl Delivery {
     /// Asks the handlers that are not done. `None`: all are now. `Some(None)`: one did not start it, and none rejected it.
     async fn ask(&mut self) -> Option<Option<Rejection>> {
         let limit = self.context.settings.handler_timeout;
+        let attempt = Attempt::new(self.deliveries, self.context.settings.max_deliveries);
         let outcomes = match self.pending.as_slice() {
-            [only] => vec![only.ask(Arc::clone(&self.event), limit).await],
-            several => join_all(several.iter().map(|handler| handler.ask(Arc::clone(&self.event), limit))).await,
+            [only] => vec![only.ask(Arc::clone(&self.event), attempt, limit).await],
+            several => {
+                join_all(several.iter().map(|handler| handler.ask(Arc::clone(&self.event), attempt, limit))).await
+            }
         };
         let (mut left, mut reasons, mut tries) = (Vec::new(), Vec::new(), Vec::new());
         for (handler, outcome) in std::mem::take(&mut self.pending).into_iter().zip(outcomes) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actix::Message;
 
-use super::HandlerError;
+use super::{Attempt, HandlerError};
 use crate::event::OutboxEvent;
 
 /// An event for a local handler. If the handler answers `Ok(())`, the event is done for this handler; after an error it is
@@ -17,6 +17,8 @@ pub struct HandleEvent {
     pub event: Arc<OutboxEvent>,
     /// The name under which the handler is subscribed.
     pub handler: Arc<str>,
+    /// The number of this attempt.
+    pub attempt: Attempt,
     /// The handler's span, which makes its work part of the event's trace: `message.span.in_scope(…)`, or
     /// `future.instrument(message.span)`. A disabled span if the event is not traced.
     pub span: tracing::Span,

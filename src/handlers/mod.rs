@@ -1,5 +1,6 @@
 //! Handler actors: what they receive and answer, and how they are called. The worker and the consumer call them alike.
 
+mod attempt;
 mod error;
 mod event_types;
 mod message;
@@ -9,6 +10,7 @@ mod subscription;
 mod timer;
 mod typed;
 
+pub use attempt::Attempt;
 pub use error::HandlerError;
 pub use event_types::EventTypes;
 pub use message::HandleEvent;

@@ -36,9 +36,9 @@ impl<T: DeserializeOwned + Send + 'static> EventRecipient for Recipient<HandleTy
     /// Data of another shape has the same shape at the next try.
     fn send(
         &self,
-        HandleEvent { event, handler, span }: HandleEvent,
+        HandleEvent { event, handler, attempt, span }: HandleEvent,
     ) -> Result<BoxFuture<'static, Answer>, HandlerError> {
         let data = event.data_as().map_err(HandlerError::permanent)?;
-        Ok(Self::send(self, HandleTyped { data, event, handler, span }).boxed())
+        Ok(Self::send(self, HandleTyped { data, event, handler, attempt, span }).boxed())
     }
 }

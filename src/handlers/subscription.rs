@@ -7,7 +7,7 @@ use tracing::Span;
 
 use super::recipient::EventRecipient;
 use super::timer::{HandlerTimer, Verdict};
-use super::{EventTypes, HandleEvent, HandlerError, Subscribe};
+use super::{Attempt, EventTypes, HandleEvent, HandlerError, Subscribe};
 use crate::clock::BootInstant;
 use crate::event::OutboxEvent;
 use crate::metrics::HandlerMetrics;
@@ -84,9 +84,9 @@ impl Subscription {
     }
 
     /// Calls the handler with an event; `limit` is the time that it may take once it has started.
-    pub(crate) async fn ask(&self, event: Arc<OutboxEvent>, limit: Duration) -> Outcome {
+    pub(crate) async fn ask(&self, event: Arc<OutboxEvent>, attempt: Attempt, limit: Duration) -> Outcome {
         let span = trace::handling(self.name(), &event);
-        let outcome = self.ask_in(span.clone(), event, limit).await;
+        let outcome = self.ask_in(span.clone(), event, attempt, limit).await;
         match &outcome {
             Outcome::Handled => self.metrics.handled.increment(1),
             Outcome::Failed(error) => {
@@ -98,13 +98,14 @@ impl Subscription {
         outcome
     }
 
-    async fn ask_in(&self, span: Span, event: Arc<OutboxEvent>, limit: Duration) -> Outcome {
+    async fn ask_in(&self, span: Span, event: Arc<OutboxEvent>, attempt: Attempt, limit: Duration) -> Outcome {
         let recipient = self.recipient().clone();
         let Some(recipient) = recipient.filter(|recipient| recipient.is_connected()) else {
             return Outcome::NotStarted;
         };
         let number = TimedEvent::begin(&self.timer);
-        let mut answer = match recipient.send(HandleEvent { event, handler: Arc::clone(&self.name), span }) {
+        let message = HandleEvent { event, handler: Arc::clone(&self.name), attempt, span };
+        let mut answer = match recipient.send(message) {
             Ok(answer) => answer,
             Err(error) => return Outcome::Failed(error),
         };

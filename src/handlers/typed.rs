@@ -6,7 +6,7 @@ use std::sync::Arc;
 use actix::{Message, Recipient};
 use serde::de::DeserializeOwned;
 
-use super::{HandlerError, Subscribe};
+use super::{Attempt, HandlerError, Subscribe};
 use crate::event::{OutboxEvent, TypedEvent};
 
 /// An event for a handler that subscribed with [`Subscribe::typed`], with its data. As for
@@ -24,6 +24,8 @@ pub struct HandleTyped<T> {
     pub event: Arc<OutboxEvent>,
     /// The name under which the handler is subscribed.
     pub handler: Arc<str>,
+    /// The number of this attempt.
+    pub attempt: Attempt,
     /// The handler's span, as [`HandleEvent::span`](crate::HandleEvent::span).
     pub span: tracing::Span,
 }

@@ -13,8 +13,7 @@ use super::left::{Key, RemainingHandlers};
 use super::messages::{Accepted, ActorKind, Cause, Complete, Failed, Failure};
 use crate::backoff::NextTry;
 use crate::clock::BootInstant;
-use crate::handlers::HandlerError;
-use crate::handlers::{Outcome, Subscription};
+use crate::handlers::{Attempt, HandlerError, Outcome, Subscription};
 
 pub(crate) struct Registry {
     context: Arc<SystemContext>,
@@ -53,9 +52,10 @@ impl Registry {
         let limit = self.context.settings.worker.handler_timeout;
         let HandlerJob { delivery, handlers } = job;
         let Some(event) = delivery.event().cloned() else { return };
+        let attempt = Attempt::of(&event);
         let answers = join_all(handlers.into_iter().map(move |handler| {
             let event = Arc::clone(&event);
-            async move { (handler.name().to_owned(), handler.ask(event, limit).await) }
+            async move { (handler.name().to_owned(), handler.ask(event, attempt, limit).await) }
         }));
         ctx.spawn(answers.into_actor(self).map(move |answers, registry, ctx| {
             let handled = registry.conclude(delivery, answers);

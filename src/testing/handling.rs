@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use crate::event::OutboxEvent;
-use crate::handlers::{HandleEvent, HandlerError, Subscribe};
+use crate::handlers::{Attempt, HandleEvent, HandlerError, Subscribe};
 
 /// The message that gives a handler this event, subscribed as `handler`.
 #[must_use]
 pub fn handle_event(event: impl Into<Arc<OutboxEvent>>) -> HandleEvent {
-    HandleEvent { event: event.into(), handler: "handler".into(), span: tracing::Span::none() }
+    let event = event.into();
+    let attempt = Attempt::of(&event);
+    HandleEvent { event, handler: "handler".into(), attempt, span: tracing::Span::none() }
 }
 
 /// Passes an event to a handler as a worker does, and returns its answer. No time limit.

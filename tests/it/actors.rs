@@ -79,6 +79,31 @@ pub(crate) fn handler(
     Subscribe::new(name, events, Probe(handle).start().recipient())
 }
 
+struct Rejecting(Log);
+
+impl Actor for Rejecting {
+    type Context = Context<Self>;
+}
+
+impl Handler<HandleEvent> for Rejecting {
+    type Result = Result<(), HandlerError>;
+
+    fn handle(&mut self, HandleEvent { attempt, .. }: HandleEvent, _: &mut Self::Context) -> Self::Result {
+        self.0.add(format!(
+            "{} of {}{}",
+            attempt.number,
+            attempt.max,
+            if attempt.is_last() { ", the last" } else { "" }
+        ));
+        Err(HandlerError::retry("the mail server is unavailable"))
+    }
+}
+
+/// Rejects every event and records the numbers of its attempts.
+pub(crate) fn rejecting(name: &str, log: &Log) -> Subscribe {
+    Subscribe::new(name, EventTypes::All, Rejecting(log.clone()).start().recipient())
+}
+
 struct OneByOne<F>(F);
 
 impl<F: Unpin + 'static> Actor for OneByOne<F> {

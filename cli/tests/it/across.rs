@@ -8,7 +8,7 @@ use actix_outbox::{Builder, EventTypes, HandlerError, NewEvent, Outbox, OutboxSy
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use crate::actors::{Log, QUICK_RETRIES, answer, event, handler, row, wait_status};
+use crate::actors::{Log, QUICK_RETRIES, answer, event, handler, rejecting, row, wait_status};
 use crate::support::proxy::{Passage, Proxy};
 use crate::support::{PATIENCE, eventually};
 use crate::test_outbox::TestOutbox;
@@ -192,6 +192,22 @@ async fn a_remote_handlers_rejections_fail_the_event_and_others_still_handle_it(
     eventually("it gets the event again", PATIENCE, async || log.count("shaky bad") > 3).await;
     assert_eq!(log.count("steady bad"), 1);
     assert_eq!(test.length().await, 2);
+    application.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn a_remote_handler_knows_the_number_of_its_attempt_whatever_other_handlers_do() {
+    let (test, logs) = (TestOutbox::new().await, [Log::default(), Log::default()]);
+    let _worker = test.worker(&test.settings().worker(SHORT_LEASE).write(), "worker");
+    test.wait_owners(&["worker"]).await;
+    let handlers = [rejecting("first", &logs[0]), rejecting("second", &logs[1])];
+    let application = application(&test, handlers).await;
+    application.send(event("a").max_retries(3)).await.unwrap();
+    for log in &logs {
+        log.wait(3).await;
+        assert_eq!(log.lines(), ["1 of 3", "2 of 3", "3 of 3, the last"]);
+    }
+    wait_status(&test.sql().await, "a", "failed").await;
     application.shutdown().await.unwrap();
 }
 

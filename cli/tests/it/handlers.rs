@@ -8,7 +8,9 @@ use actix_outbox::{EventTypes, HandlerError, NewEvent, Outbox, OutboxSystem, Set
 use futures_util::future::join_all;
 use tokio::sync::Barrier;
 
-use crate::actors::{Log, QUICK_RETRIES, answer, event, handler, handler_of_one_at_a_time, row, wait_status};
+use crate::actors::{
+    Log, QUICK_RETRIES, answer, event, handler, handler_of_one_at_a_time, rejecting, row, wait_status,
+};
 use crate::support::{PATIENCE, eventually, unique};
 use crate::test_outbox::TestOutbox;
 
@@ -49,6 +51,15 @@ async fn only_the_handler_that_failed_runs_again_and_the_event_is_sent_once() {
     assert_eq!(test.event_ids().await, [stored.id.to_string()]);
     assert_eq!((row.retry_count, row.errors), (1, 1));
     assert!(row.last_error.contains("`shaky`: the mail server is unavailable"), "{row:?}");
+}
+
+#[actix::test]
+async fn a_handler_knows_the_number_of_its_attempt() {
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let outbox = start(&test, "", [rejecting("rejecting", &log)]).await;
+    outbox.send(event("a").max_retries(3)).await.unwrap();
+    wait_status(&test.sql().await, "a", "failed").await;
+    assert_eq!(log.lines(), ["1 of 3", "2 of 3", "3 of 3, the last"]);
 }
 
 /// The row keeps the error of each attempt.

@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::Attempt;
 
 #[actix::test]
 async fn a_rejected_event_is_a_dead_letter_after_exactly_max_deliveries_and_holds_no_other_key() {
@@ -21,6 +22,36 @@ async fn a_rejected_event_is_a_dead_letter_after_exactly_max_deliveries_and_hold
     let fields = ["seq", "dead_stream", "dead_group", "dead_consumer", "dead_deliveries", "dead_reason"];
     let expected = ["1", &stream.name, "mailer", "mailer-1", "5", "handler `noting`: secretly broken"];
     assert_eq!(fields.map(|field| dead[0][field].as_str()), expected);
+    consumer.shutdown().await.unwrap();
+}
+
+struct Counting(Arc<Mutex<Vec<Attempt>>>);
+
+impl Actor for Counting {
+    type Context = Context<Self>;
+}
+
+impl Handler<HandleEvent> for Counting {
+    type Result = Answer;
+
+    fn handle(&mut self, message: HandleEvent, _: &mut Self::Context) -> Self::Result {
+        self.0.lock().unwrap().push(message.attempt);
+        Err(HandlerError::retry("no"))
+    }
+}
+
+#[actix::test]
+async fn a_handler_knows_the_number_of_its_attempt() {
+    let mut stream = Stream::new().await;
+    stream.add([1], "").await;
+    let attempts = Arc::default();
+    let counting = Counting(Arc::clone(&attempts)).start();
+    let builder = stream.builder("mailer-1", |settings| settings.max_deliveries = 3);
+    let consumer =
+        builder.subscribe(Subscribe::new("counting", EventTypes::All, counting.recipient())).start().await.unwrap();
+    eventually("it is dead", PATIENCE, async || stream.dead_letters().await.len() == 1).await;
+    let attempts: Vec<_> = attempts.lock().unwrap().iter().map(|a| (a.number, a.max, a.is_last())).collect();
+    assert_eq!(attempts, [(1, 3, false), (2, 3, false), (3, 3, true)]);
     consumer.shutdown().await.unwrap();
 }
 

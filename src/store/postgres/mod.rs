@@ -72,7 +72,7 @@ mod waits;
 pub(crate) use connect::Target;
 #[cfg(feature = "tokio-postgres")]
 pub(crate) use errors::chain;
-#[cfg(any(test, feature = "bench-api"))]
+#[cfg(feature = "bench-api")]
 pub(crate) use schema_client::SchemaClient;
 use settle::{SettlePool, Settling};
 

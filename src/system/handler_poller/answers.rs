@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 
 use crate::backoff::NextTry;
 use crate::event::OutboxEvent;
-use crate::handlers::HandlerError;
+use crate::handlers::{Attempt, HandlerError};
 use crate::store::{Care, FetchedDelivery, HandledDelivery, NOT_COVERED, RejectedDelivery, Settled, Shard};
 use crate::system::completer::refused_or;
 use crate::system::context::SystemContext;
@@ -42,6 +42,12 @@ pub(super) struct HandlerDelivery {
     pub(super) epoch: i64,
     pub(super) guard: DeliveryGuard,
     pub(super) _permit: CreditPermit,
+}
+
+impl HandlerDelivery {
+    pub(super) fn attempt(&self) -> Attempt {
+        Attempt::after(self.fetched.attempts, self.fetched.max_attempts)
+    }
 }
 
 impl SettleJob for Answered {

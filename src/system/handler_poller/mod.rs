@@ -409,7 +409,7 @@ async fn ask(
             // The handler was once registered for more types. A process that has them may still start, or an operator
             // decides.
             Ok(event) if !handler.covers(&event.event_type) => Some(put_off(&context, &delivery, event)),
-            Ok(event) => match handler.ask(Arc::clone(event), limit).await {
+            Ok(event) => match handler.ask(Arc::clone(event), delivery.attempt(), limit).await {
                 Outcome::Handled => None,
                 Outcome::Failed(error) => Some(rejection(&context, &delivery, error)),
                 Outcome::NotStarted => return leave(),
