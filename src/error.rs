@@ -341,14 +341,17 @@ pub enum SystemError {
     },
     /// The thread that called `start` runs no actix system.
     #[error(
-        "the outbox system cannot start here, because this thread runs no actix system: call `start_on_thread`, or `start`          under `#[actix::main]` or `#[actix_web::main]`"
+        "this thread runs no actix system: call `start` under `#[actix::main]` or `#[actix_web::main]`; a worker can also use \
+         `start_on_thread`"
     )]
     NoActixSystem,
     /// The system has stopped.
     #[error("the outbox system is not running")]
     Stopped,
     /// Shutdown took longer than `shutdown_timeout`; another worker, or the next start, delivers the events in flight.
-    #[error("the outbox system did not shut down within {0:?}; events in flight stay in the outbox")]
+    #[error(
+        "shutdown took longer than {0:?}; the events in progress are delivered again, by another process or after the next start"
+    )]
     ShutdownTimeout(Duration),
 }
 

@@ -6,7 +6,6 @@ use actix_outbox::admin::OutboxAdmin;
 use actix_outbox::{DeadLetters, LetterAction, LetterFacts, LetterId, Settings};
 
 use super::arguments::Format;
-use super::exit::UsageError;
 use super::{author, output};
 
 /// Dead letters in one step of `--all`.
@@ -131,7 +130,7 @@ async fn change(
     if selection.all {
         ids = all(&letters).await?;
         if !(ids.is_empty() || selection.yes || confirmed(infinitive, ids.len())?) {
-            return Err(UsageError("nothing was changed".to_owned()).into());
+            ids.clear();
         }
     }
     let (mut changed, mut missing) = (0, Vec::new());

@@ -9,6 +9,7 @@ use super::arguments::Format;
 use super::output;
 
 const OK: &str = "ok";
+const OWED_NOTHING_NEW: &str = "new events are not owed: no live process has had it for handlers_owed";
 
 /// Check from this machine that the database and every backend can be reached; exit with 1 if one cannot.
 #[derive(Debug, clap::Args)]
@@ -28,10 +29,18 @@ struct Health {
     #[serde(skip_serializing_if = "Option::is_none")]
     schema: Option<String>,
     backends: BTreeMap<String, String>,
+    /// Those that miss new events. Their service may be another one, so they make this process no less healthy.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    handlers: BTreeMap<String, &'static str>,
 }
 
 pub(super) async fn run(args: &Args, admin: &OutboxAdmin) -> anyhow::Result<()> {
-    let health = Health::from(admin.reachability().await?);
+    let mut health = Health::from(admin.reachability().await?);
+    if health.database == OK {
+        let handlers = admin.handlers().await?;
+        let missing = handlers.into_iter().filter(|handler| handler.expired && !handler.alive);
+        health.handlers = missing.map(|handler| (handler.name, OWED_NOTHING_NEW)).collect();
+    }
     match args.format {
         Format::Json => output::json(&health)?,
         Format::Table => health.print()?,
@@ -46,6 +55,7 @@ impl From<Reachability> for Health {
             database: text(reached.database),
             schema: reached.schema,
             backends: reached.backends.into_iter().map(|(name, part)| (name, text(part))).collect(),
+            handlers: BTreeMap::new(),
         }
     }
 }
@@ -59,7 +69,11 @@ impl Health {
     fn print(&self) -> std::io::Result<()> {
         let rows = self.parts().map(|(part, health)| vec![output::printable(&part), output::printable(health)]);
         let schema = self.schema.iter().map(|schema| vec!["schema".to_owned(), output::printable(schema)]);
-        let rows = rows.chain(schema);
+        let handlers = self
+            .handlers
+            .iter()
+            .map(|(name, problem)| vec![output::printable(&format!("handler {name}")), (*problem).to_owned()]);
+        let rows = rows.chain(schema).chain(handlers);
         output::table(&["PART", "HEALTH"], rows)
     }
 

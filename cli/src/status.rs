@@ -204,7 +204,11 @@ impl StatusOutput {
 pub(super) fn print_handlers(handlers: &[HandlerStatus]) -> anyhow::Result<()> {
     let rows = handlers.iter().map(|handler| {
         let oldest = handler.oldest_owed_seconds.map_or_else(String::new, |seconds| format!("{seconds:.1} s"));
-        let alive = if handler.alive { "yes" } else { "no" };
+        let alive = match (handler.alive, handler.expired) {
+            (true, _) => "yes",
+            (false, false) => "no",
+            (false, true) => "no; new events are not owed",
+        };
         let counts = [handler.owed, handler.types_no_longer_handled].map(|count| count.to_string());
         [output::printable(&handler.name)].into_iter().chain(counts).chain([oldest, alive.to_owned()]).collect()
     });

@@ -22,6 +22,8 @@ pub struct HandlerStatus {
     pub oldest_owed_seconds: Option<f64>,
     /// Whether a live process has it.
     pub alive: bool,
+    /// Whether new events are no longer owed to it, because no live process has had it for its `handlers_owed`.
+    pub expired: bool,
 }
 
 impl OutboxAdmin {
@@ -59,6 +61,7 @@ fn list(owed: Vec<OwedHandler>, workers: &[WorkerRow], lease: Duration) -> Vec<H
         .collect();
     let status = |handler: OwedHandler| HandlerStatus {
         alive: living.contains(&*handler_lane(&handler.name)),
+        expired: handler.expired,
         name: handler.name,
         owed: handler.owed,
         types_no_longer_handled: handler.not_covered,

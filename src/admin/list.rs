@@ -36,7 +36,7 @@ impl Default for ListRequest {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct EventPage {
-    /// The events; a row that is no valid event says why.
+    /// The events; a row that is not a valid event says why.
     pub events: Vec<Result<OutboxEvent, Unreadable>>,
     /// Where the next page begins; `None` on the last page.
     pub next: Option<CreatedCursor>,

@@ -37,6 +37,8 @@ mod tls;
 
 #[cfg(feature = "http-backend")]
 pub(crate) use http::Http;
+#[cfg(all(feature = "http-backend", feature = "consumer"))]
+pub(crate) use http::NotAccepted;
 pub(crate) use jsonl::Jsonl;
 pub(crate) use local::Local;
 #[cfg(feature = "nats")]

@@ -298,10 +298,18 @@ impl Delivery {
 async fn set_aside(context: &ConsumerContext, lease: Option<LeaseId>, letter: DeadLetter) -> Ending {
     let mut failures = 0;
     let call = Call::SettingAside { stream: letter.entry.stream };
+    // Whoever gets the entry then sets it aside.
+    let idle = context.settings.reclaim_after;
+    let released = Ending::Released(Renewal { entry: letter.entry, deliveries: letter.deliveries, idle });
     loop {
-        if context.hold(letter.entry, lease) == Hold::Lost {
-            context.forget_trouble(call);
-            return Ending::Lost;
+        match context.hold(letter.entry, lease) {
+            Hold::Lost => {
+                context.forget_trouble(call);
+                return Ending::Lost;
+            }
+            // The partition waits for this entry.
+            Hold::GivenUp if failures > 0 => return released,
+            Hold::GivenUp | Hold::Ours | Hold::Doubtful => {}
         }
         let (outcome, is_refused) = match context.source.set_aside(&letter).await {
             Ok(SetAside::Refused(reason)) => (Err(reason), true),
@@ -327,8 +335,12 @@ async fn set_aside(context: &ConsumerContext, lease: Option<LeaseId>, letter: De
                     true => context.held.set_refused(letter.entry),
                     false => context.held.set_waiting(letter.entry),
                 }
-                if !context.pause(pause_after(failures)).await {
-                    return Ending::Lost;
+                let goes_on = tokio::select! {
+                    goes_on = context.pause(pause_after(failures)) => goes_on,
+                    () = context.lease_ended(lease) => true,
+                };
+                if !goes_on {
+                    return released;
                 }
                 failures = failures.saturating_add(1);
             }

@@ -18,6 +18,7 @@ mod held;
 mod keys;
 mod loading;
 mod partitions;
+mod read_limit;
 mod starting;
 mod status;
 mod tail;

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
 
-use crate::backend::{BackendError, Http, PublisherBackend};
+use crate::backend::{Http, NotAccepted};
 use crate::error::SettingsError;
 use crate::handlers::{HandleEvent, HandlerError};
 use crate::opaque_debug::opaque_debug;
 use crate::settings::PublisherSettings;
 
 /// A handler that posts each event to an address, as the backend `http` does: with its modes, signatures and headers, and with
-/// its checks of addresses. A 2xx is `Ok`, a request that may succeed later is retried, and any other answer is permanent.
+/// its checks of addresses. A 2xx is `Ok`; after anything else the event is retried, if the answer has a `Retry-After` after
+/// that time. Each delivery is one request, whatever the host has answered to others.
 ///
 /// ```
 /// use actix::prelude::*;
@@ -52,16 +53,13 @@ impl Handler<HandleEvent> for WebhookHandler {
 
     fn handle(&mut self, message: HandleEvent, _: &mut Self::Context) -> Self::Result {
         let http = Arc::clone(&self.0);
-        Box::pin(async move { http.publish(&message.event).await.map_err(rejection) })
+        Box::pin(async move { http.send_anyway(&message.event).await.map_err(rejection) })
     }
 }
 
-fn rejection(error: BackendError) -> HandlerError {
-    match error {
-        BackendError::RejectedFor { reason, delay } => HandlerError::after(delay, reason),
-        // After the backoff: the host is closed for seconds, and each delivery counts.
-        BackendError::Deferred { reason, .. } => HandlerError::retry(reason),
-        error @ (BackendError::Gone { .. } | BackendError::Invalid(_)) => HandlerError::permanent(error),
-        error => HandlerError::retry(error),
+fn rejection(NotAccepted { reason, retry_after }: NotAccepted) -> HandlerError {
+    match retry_after {
+        Some(delay) => HandlerError::after(delay, reason),
+        None => HandlerError::retry(reason),
     }
 }

@@ -13,7 +13,8 @@ use crate::event::OutboxEvent;
 #[rtype(result = "Result<(), HandlerError>")]
 #[non_exhaustive]
 pub struct HandleEvent {
-    /// The event, as it was in the outbox when it was read.
+    /// The event, as it was when it was read: the row, or in a consumer what the entry contains. `status`, `retry_count` and the
+    /// other columns of delivery have a meaning in a worker alone.
     pub event: Arc<OutboxEvent>,
     /// The name under which the handler is subscribed.
     pub handler: Arc<str>,

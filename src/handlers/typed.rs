@@ -20,7 +20,7 @@ use crate::event::{OutboxEvent, TypedEvent};
 pub struct HandleTyped<T> {
     /// The event's data.
     pub data: T,
-    /// The event, as it was in the outbox when it was read.
+    /// The event, as [`HandleEvent::event`](crate::HandleEvent::event).
     pub event: Arc<OutboxEvent>,
     /// The name under which the handler is subscribed.
     pub handler: Arc<str>,

@@ -74,6 +74,9 @@ impl Settings {
         if !self.database.url.is_empty() {
             check.url("database.url", &self.database.url, DATABASE_SCHEMES)?;
         }
+        if let Some(listen) = &self.database.listen_url {
+            check.listen_url(listen, &self.database.url)?;
+        }
         if let Some(schema) = &self.database.schema {
             check.schema(schema, &self.database.url)?;
         }
@@ -237,6 +240,14 @@ impl Check<'_> {
         self.time("worker.handler_timeout", worker.handler_timeout, instant)?;
         self.time("worker.handlers_owed", worker.handlers_owed, instant)?;
         self.time("worker.shutdown_timeout", worker.shutdown_timeout, Duration::ZERO)
+    }
+
+    fn listen_url(&self, listen: &Secret, url: &Secret) -> Result<()> {
+        const KEY: &str = "database.listen_url";
+        let is_postgres = |url: &str| url.is_empty() || url.starts_with("postgres");
+        let problem = "is for PostgreSQL, and `database.url` is of another database".to_owned();
+        self.that(url.as_text().is_none_or(is_postgres), KEY, problem)?;
+        self.url(KEY, listen, &["postgres://", "postgresql://"])
     }
 
     fn schema(&self, schema: &str, url: &Secret) -> Result<()> {

@@ -66,6 +66,11 @@ table! {
         /// PostgreSQL: the password, instead of one in `url`.
         password: Option<Secret> = None, |node| node.secret().map(Some),
             or password_file by |node| node.secret_file().map(Some);
+        /// PostgreSQL: the address at which notifications are received, if `url` leads to a pooler in transaction mode, which
+        /// passes none on. It is of the same database; without a password of its own it takes `password`. None: `url`.
+        listen_url: Option<Secret> = None, |node| node.secret().map(Some),
+            or listen_url_file by |node| node.secret_file().map(Some),
+            or listen_url_command by |node| node.secret_command().map(Some);
         /// PostgreSQL: the schema of the outbox's tables, which `outbox migrate` creates if it is missing. None: the first of
         /// the role's `search_path` that exists.
         schema: Option<String> = None, |node| node.string().map(Some);

@@ -13,7 +13,7 @@ pub struct CreatedCursor {
     pub(crate) id: Uuid,
 }
 
-/// A text that is no cursor.
+/// A text that is not a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the cursor is not valid; use `next` of the previous page")]
 pub struct InvalidCursor;

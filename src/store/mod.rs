@@ -114,16 +114,23 @@ mod writer;
 /// Prepares access to the database in the settings; the first statement connects.
 pub(crate) fn connect(settings: &DatabaseSettings) -> std::result::Result<Arc<dyn Store>, SystemError> {
     let url = settings.require_url()?.read()?;
-    let wrong = |problem: String| SettingsError::Invalid {
-        key: "database.url".to_owned(),
+    let invalid = |key: &str, problem: String| SettingsError::Invalid {
+        key: key.to_owned(),
         origin: "the settings".to_owned(),
         problem,
     };
+    let wrong = |problem| invalid("database.url", problem);
     match url.split_once(':').map(|(scheme, _)| scheme) {
         #[cfg(feature = "postgres")]
         Some("postgres" | "postgresql") => {
             let target = postgres::Target::from_settings(settings).map_err(wrong)?;
-            Ok(Arc::new(postgres::PostgresStore::new(target, settings.connections)?))
+            let listener = postgres::Target::of_listener(settings);
+            let listener = listener.map_err(|problem| invalid("database.listen_url", problem))?;
+            let store = postgres::PostgresStore::new(target, settings.connections)?;
+            Ok(match listener {
+                Some(listener) => Arc::new(store.listening_at(listener)),
+                None => Arc::new(store),
+            })
         }
         #[cfg(feature = "mysql")]
         Some("mysql" | "mariadb") => Ok(Arc::new(mysql::MysqlStore::new(settings).map_err(wrong)?)),

@@ -35,6 +35,8 @@ pub(crate) enum Passage {
     HoldRepliesOfFirst(usize),
     /// Each reply is delayed by a random time up to this.
     Delay(Duration),
+    /// This many bytes of a connection's replies pass in a second.
+    Slow(u32),
 }
 
 impl Passage {
@@ -217,6 +219,9 @@ async fn replies(number: usize, mut from: OwnedReadHalf, mut to: OwnedWriteHalf,
                 return;
             }
             Passage::Delay(most) => tokio::time::sleep(most.mul_f64(rand::random())).await,
+            Passage::Slow(bytes) => {
+                tokio::time::sleep(Duration::from_secs_f64(count as f64 / f64::from(bytes))).await;
+            }
             Passage::Open
             | Passage::CutAfterReplies(_)
             | Passage::CutInRequest(_)

@@ -151,6 +151,40 @@ async fn a_service_that_was_down_receives_the_events_owed_to_it_in_order() {
 }
 
 #[actix::test]
+async fn a_service_that_was_away_for_longer_than_its_events_are_owed_is_reported() {
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let mail = service(&test, [recorder("mail", EventTypes::All, &log)]).await;
+    let audit = service(&test, [recorder("audit", EventTypes::All, &log)]).await;
+    audit.shutdown().await.unwrap();
+    let settings = test.settings().write();
+    let run = |arguments: &[&str]| {
+        let output = test.outbox(&settings, arguments).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), serde_json::from_str::<Value>(&text).unwrap_or_else(|_| panic!("{text}")))
+    };
+    let expired =
+        |status: &Value| status["handlers"].as_array().unwrap().iter().map(|it| it["expired"] == true).collect();
+    let health = ["health", "--format", "json"];
+    assert_eq!(
+        (expired(&run(&["status", "--format", "json"]).1), run(&health).1.get("handlers")),
+        (vec![false; 2], None)
+    );
+
+    let gone = "UPDATE outbox_handlers SET seen_at = now() - interval '8 days' WHERE name = 'audit'";
+    test.sql().await.batch_execute(gone).await.unwrap();
+    send(&mail, 0..1).await;
+    test.wait_published().await;
+    assert_eq!(expired(&run(&["status", "--format", "json"]).1), [true, false]);
+    let (code, health) = run(&health);
+    assert_eq!(code, Some(0), "this process is well: {health}");
+    assert!(health["handlers"]["audit"].as_str().unwrap().contains("new events are not owed"), "{health}");
+    let (_, findings) = run(&["doctor", "--format", "json"]);
+    let found = findings.as_array().unwrap().iter().any(|finding| finding["check"] == "handlers_expired");
+    assert!(found, "{findings}");
+    mail.shutdown().await.unwrap();
+}
+
+#[actix::test]
 async fn an_event_after_a_subscription_is_owed_before_the_worker_knows_of_it() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     // Its next heartbeat is much later.

@@ -1,5 +1,8 @@
 //! A real PgBouncer in transaction mode, which most machines lack: `scripts/matrix.sh pgbouncer` runs these.
 
+use std::path::Path;
+use std::process::Command;
+
 use crate::support::postgres::pgbouncer::PgBouncer;
 use crate::support::postgres::{self, Server};
 use crate::support::process::Running;
@@ -12,11 +15,16 @@ async fn direct(server: &Server) -> TestOutbox {
 }
 
 fn worker(test: &TestOutbox, pooler: &PgBouncer, name: &str) -> Running {
-    let mut through = url::Url::parse(test.url()).unwrap();
-    through.set_port(Some(pooler.port())).unwrap();
-    let mut command = test.outbox(&test.settings().write(), &["worker", "--name", name]);
-    command.env("DATABASE_URL", through.as_str()).env("OUTBOX__DATABASE__SCHEMA", "public");
-    Running::spawn(&mut command)
+    Running::spawn(&mut through(pooler, test, &test.settings().write(), name))
+}
+
+/// A worker whose database's address is the pooler's.
+fn through(pooler: &PgBouncer, test: &TestOutbox, settings: &Path, name: &str) -> Command {
+    let mut url = url::Url::parse(test.url()).unwrap();
+    url.set_port(Some(pooler.port())).unwrap();
+    let mut command = test.outbox(settings, &["worker", "--name", name]);
+    command.env("DATABASE_URL", url.as_str()).env("OUTBOX__DATABASE__SCHEMA", "public");
+    command
 }
 
 /// Fewer connections to the server than the workers have, so that transactions of several share each of them.
@@ -38,6 +46,25 @@ async fn workers_share_few_connections_and_deliver_each_event_once_and_in_order(
     test.assert_delivered().await;
     let stderr = workers[1].stderr();
     assert!(stderr.contains("is it a pooler in transaction mode?"), "{stderr}");
+}
+
+/// It polls once an hour, so only a wake-up brings an event.
+#[tokio::test]
+#[ignore = "needs PgBouncer 1.21 or later"]
+async fn a_worker_that_listens_at_the_servers_own_address_is_woken_for_each_event() {
+    let server = Server::start();
+    let test = direct(&server).await;
+    let pooler = PgBouncer::to(server.port(), 3);
+    let settings = test.settings().worker("poll_interval = \"1h\"").write();
+    let mut command = through(&pooler, &test, &settings, "worker");
+    let worker = Running::spawn(command.env("OUTBOX__DATABASE__LISTEN_URL", test.url()));
+    test.wait_owners(&["worker"]).await;
+    for n in 1..=5 {
+        test.run(&["publish", "thing.happened", "--source", "tests"]).await;
+        test.wait_length(n).await;
+    }
+    let stderr = worker.stderr();
+    assert!(!stderr.contains("pooler"), "{stderr}");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use actix_outbox::{NewEvent, Outbox, OutboxSystem};
 use diesel_async::{AsyncConnection, AsyncPgConnection};
@@ -23,8 +24,10 @@ use crate::test_outbox::TestOutbox;
 
 /// What the server does with a request.
 #[derive(Debug, Clone)]
-enum Reply {
+pub(crate) enum Reply {
     Status(u16, Vec<(&'static str, String)>),
+    /// Accepts it after this time.
+    After(Duration),
     /// Closes the connection without an answer.
     Close,
     /// Closes it in the middle of the answer's head.
@@ -38,7 +41,7 @@ enum Reply {
 }
 
 impl Reply {
-    fn status(status: u16) -> Self {
+    pub(crate) fn status(status: u16) -> Self {
         Self::Status(status, Vec::new())
     }
 }
@@ -89,7 +92,7 @@ impl Receiver {
     }
 
     /// What the server does with the next requests for a path.
-    fn reply(&self, path: &str, replies: impl IntoIterator<Item = Reply>) {
+    pub(crate) fn reply(&self, path: &str, replies: impl IntoIterator<Item = Reply>) {
         let mut replies: Vec<Reply> = replies.into_iter().collect();
         replies.reverse();
         self.replies.lock().unwrap().insert(path.to_owned(), replies);
@@ -128,6 +131,10 @@ impl Receiver {
                             answer.headers_mut().insert(name, value.parse().unwrap());
                         }
                         answer
+                    }
+                    Reply::After(time) => {
+                        tokio::time::sleep(time).await;
+                        Response::new(Full::new(Bytes::new()))
                     }
                     Reply::Close => return Err("closed"),
                     Reply::CloseHalf => {
@@ -287,6 +294,25 @@ async fn an_unavailable_host_costs_no_retries_and_holds_up_no_other() {
         test.number("SELECT count(*) FROM outbox_events WHERE last_error <> ''").await >= 7,
         "it says why it waited"
     );
+}
+
+#[actix::test]
+async fn a_slow_host_holds_up_no_other() {
+    const EVENTS: usize = 12;
+    let (test, slow, fast) = (TestOutbox::new().await, Receiver::start().await, Receiver::start().await);
+    slow.reply("/", vec![Reply::After(Duration::from_millis(600)); EVENTS]);
+    let outbox = start(&test, &format!("{TO_LOOPBACK}concurrency = 1\n")).await;
+    for n in 0..EVENTS {
+        outbox.send(event(&format!("slow {n}")).publisher_config("url", slow.url("/"))).await.unwrap();
+    }
+    eventually("its batch is on its way", PATIENCE, async || slow.count() >= 2).await;
+    outbox.send(event("fast").publisher_config("url", fast.url("/"))).await.unwrap();
+    eventually("the other host has its event", PATIENCE, async || fast.count() == 1).await;
+    assert!(slow.count() < EVENTS, "the slow host has all of its events first");
+    eventually("all arrive", PATIENCE, async || slow.count() == EVENTS).await;
+    test.wait_published().await;
+    assert_eq!(test.number("SELECT sum(retry_count) FROM outbox_events").await, 0);
+    outbox.shutdown().await.unwrap();
 }
 
 #[actix::test]

@@ -47,6 +47,16 @@ pub(super) fn judge(
             format!("start its service, or `outbox handlers drop {}`", handler.name),
         );
     }
+    for handler in handlers.iter().filter(|handler| handler.expired && !handler.alive) {
+        findings.danger(
+            "handlers_expired",
+            format!(
+                "new events pass by handler {}: no live process has had it for the handlers_owed of its service",
+                handler.name
+            ),
+            format!("start its service, or `outbox handlers drop {}`", handler.name),
+        );
+    }
     if let Some(failed) = status.counts.get("failed").filter(|failed| **failed > 0) {
         findings.advice(
             "failed",

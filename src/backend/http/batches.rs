@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use tokio::time::Instant;
 use url::Url;
 
 use super::Http;
@@ -40,7 +41,8 @@ impl Http {
                 }
             }
         }
-        let sent = by_address.iter().map(|(url, indexes)| self.send_to(url, indexes, events));
+        let until = self.end_of_batch();
+        let sent = by_address.iter().map(|(url, indexes)| self.send_to(url, indexes, events, until));
         for (index, result) in join_all(sent).await.into_iter().flatten() {
             results[index] = Some(result);
         }
@@ -48,14 +50,14 @@ impl Http {
     }
 
     /// Stops at the first failure. What is refused for good is one of a request's events, so they are then sent alone.
-    async fn send_to(&self, url: &Url, indexes: &[usize], events: &[Arc<OutboxEvent>]) -> Vec<Outcome> {
+    async fn send_to(&self, url: &Url, indexes: &[usize], events: &[Arc<OutboxEvent>], until: Instant) -> Vec<Outcome> {
         let mut results = Vec::with_capacity(indexes.len());
         for part in indexes.chunks(MOST_IN_REQUEST) {
             let together: Vec<&OutboxEvent> = part.iter().map(|index| &*events[*index]).collect();
-            match self.post(url, Message::batch(&together), together[0]).await {
+            match self.post(url, Message::batch(&together), together[0], until).await {
                 Ok(()) => results.extend(part.iter().map(|index| (*index, Ok(())))),
                 Err(Failure::Other(BackendError::Invalid(_))) if part.len() > 1 => {
-                    results.extend(self.send_alone(url, part, events).await);
+                    results.extend(self.send_alone(url, part, events, until).await);
                 }
                 Err(failure) => {
                     let error = |index: &usize| (*index, Err(self.error_of(&events[*index], failure.clone())));
@@ -68,7 +70,13 @@ impl Http {
     }
 
     /// Sends one event a request: those of a key one after the other, until the first failure.
-    async fn send_alone(&self, url: &Url, indexes: &[usize], events: &[Arc<OutboxEvent>]) -> Vec<Outcome> {
+    async fn send_alone(
+        &self,
+        url: &Url,
+        indexes: &[usize],
+        events: &[Arc<OutboxEvent>],
+        until: Instant,
+    ) -> Vec<Outcome> {
         let alone: Vec<Arc<OutboxEvent>> = indexes.iter().map(|index| Arc::clone(&events[*index])).collect();
         let sent = chains(&alone).into_iter().map(|chain| {
             let alone = &alone;
@@ -76,7 +84,7 @@ impl Http {
                 let mut results = Vec::with_capacity(chain.len());
                 for place in chain {
                     let event = &*alone[place];
-                    let result = self.post(url, Message::batch(&[event]), event).await;
+                    let result = self.post(url, Message::batch(&[event]), event, until).await;
                     let result = result.map_err(|failure| self.error_of(event, failure));
                     let failed = result.is_err();
                     results.push((indexes[place], result));

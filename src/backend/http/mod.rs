@@ -20,11 +20,14 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue, USER_AGENT};
+use tokio::time::Instant;
 use url::Url;
 
 use self::client::Client;
 use self::guard::AddressGuard;
 use self::hosts::Hosts;
+#[cfg(feature = "consumer")]
+pub(crate) use self::sending::NotAccepted;
 use self::signature::Secrets;
 use self::target::Template;
 use super::{BackendError, PublisherBackend, chains};
@@ -88,6 +91,11 @@ impl Http {
         })
     }
 
+    /// The last moment at which a batch that begins now sends a request: a slow host holds up the others until then at most.
+    fn end_of_batch(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
     fn is_paused(&self, host: &str) -> bool {
         self.paused.lock().unwrap_or_else(PoisonError::into_inner).contains(host)
     }
@@ -136,18 +144,19 @@ fn own_address(event: &OutboxEvent) -> Option<String> {
 #[async_trait]
 impl PublisherBackend for Http {
     async fn publish(&self, event: &OutboxEvent) -> Result<(), BackendError> {
-        self.send(event).await
+        self.send(event, self.end_of_batch()).await
     }
 
     async fn publish_batch(&self, events: &[Arc<OutboxEvent>]) -> Vec<Option<Result<(), BackendError>>> {
         if self.mode == ContentMode::Batch {
             return self.send_batches(events).await;
         }
+        let until = self.end_of_batch();
         // The hosts limit how many requests are on their way.
         let sent = chains(events).into_iter().map(|chain| async move {
             let mut results = Vec::with_capacity(chain.len());
             for index in chain {
-                let result = self.send(&events[index]).await;
+                let result = self.send(&events[index], until).await;
                 let failed = result.is_err();
                 results.push((index, result));
                 if failed {

@@ -14,6 +14,8 @@ use crate::settings::ContentMode;
 /// What a header's value does not contain as it is; see 3.1.3.2 of the binding.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
+const SEQ: HeaderName = HeaderName::from_static("outbox-seq");
+
 /// What is sent for one event, or for several in mode `batch`.
 #[derive(Debug, Clone)]
 pub(super) struct Message {
@@ -25,16 +27,27 @@ impl Message {
     /// # Errors
     /// What of the event no request can carry.
     pub(super) fn new(mode: ContentMode, event: &OutboxEvent) -> Result<Self, String> {
-        match mode {
-            ContentMode::Structured => Ok(Self::json("application/cloudevents+json; charset=utf-8", to_json(event))),
-            ContentMode::Batch => Ok(Self::batch(&[event])),
-            ContentMode::Binary => Self::binary(event),
-        }
+        let message = match mode {
+            ContentMode::Structured => Self::json("application/cloudevents+json; charset=utf-8", to_json(event)),
+            ContentMode::Batch => return Ok(Self::batch(&[event])),
+            ContentMode::Binary => Self::binary(event)?,
+        };
+        Ok(message.with_seq(&[event]))
     }
 
     pub(super) fn batch(events: &[&OutboxEvent]) -> Self {
         let all: Vec<String> = events.iter().map(|event| to_json(event)).collect();
-        Self::json("application/cloudevents-batch+json; charset=utf-8", format!("[{}]", all.join(",")))
+        let message = Self::json("application/cloudevents-batch+json; charset=utf-8", format!("[{}]", all.join(",")));
+        message.with_seq(events)
+    }
+
+    /// Adds the events' numbers in the outbox, by which a receiver tells a replay from a repetition.
+    fn with_seq(mut self, events: &[&OutboxEvent]) -> Self {
+        let numbers: Vec<String> = events.iter().map(|event| event.seq.to_string()).collect();
+        if let Ok(value) = HeaderValue::try_from(numbers.join(", ")) {
+            self.headers.insert(SEQ, value);
+        }
+        self
     }
 
     fn json(content_type: &'static str, body: String) -> Self {
@@ -89,6 +102,7 @@ mod tests {
         assert_eq!(header("ce-subject"), "a%20%22b%22%20100%25%20%C3%BC");
         assert_eq!([header("ce-tenant"), header("ce-attempt"), header("ce-urgent")], ["x%20y", "3", "true"]);
         assert_eq!(header("ce-partitionkey"), "key");
+        assert_eq!(header("outbox-seq"), "1");
         assert_eq!(header("content-type"), "application/json");
         assert_eq!(body, r#"{"n": 1.50}"#.to_owned());
         assert!(headers.get("ce-datacontenttype").is_none() && headers.get("ce-data").is_none());
@@ -104,7 +118,9 @@ mod tests {
         let message = Message::new(ContentMode::Structured, &event).unwrap();
         assert_eq!(message.body, to_json(&event));
         assert!(message.headers["content-type"].to_str().unwrap().starts_with("application/cloudevents+json"));
+        assert_eq!(message.headers[SEQ], "1");
         let both = Message::batch(&[&event, &event]);
+        assert_eq!(both.headers[SEQ], "1, 1");
         assert_eq!(both.body, format!("[{0},{0}]", to_json(&event)));
         assert!(both.headers["content-type"].to_str().unwrap().starts_with("application/cloudevents-batch+json"));
     }

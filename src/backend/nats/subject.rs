@@ -30,7 +30,7 @@ impl SubjectTemplate {
         if is_subject(&fill(text, |_| Cow::Borrowed("x"))) {
             Ok(Self(text.to_owned()))
         } else {
-            Err("is no subject of NATS: tokens between dots, without white space, `*` and `>`")
+            Err("is not a valid NATS subject: tokens between dots, without white space, `*` and `>`")
         }
     }
 

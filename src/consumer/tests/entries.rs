@@ -145,7 +145,7 @@ async fn a_dead_letter_without_fields_of_its_own_keeps_no_other_from_being_retri
 }
 
 #[actix::test]
-async fn how_much_is_unread_is_unknown_after_a_deletion_in_the_middle() {
+async fn after_a_deletion_in_the_middle_only_a_few_unread_entries_are_known() {
     let mut stream = Stream::new().await;
     let settings = stream.builder("operator", |_| {}).settings;
     stream.add(1..=10, "").await;
@@ -155,11 +155,13 @@ async fn how_much_is_unread_is_unknown_after_a_deletion_in_the_middle() {
     stream.is_acknowledged().await;
     consumer.shutdown().await.unwrap();
     let unread = async || ConsumerStatus::of(&settings, "mail").await.unwrap().streams[0].unread;
-    assert_eq!(unread().await, redis::counts_unread(&mut stream.connection).await.then_some(0));
+    assert_eq!(unread().await, Some(0));
     stream.add(11..=20, "").await;
     let ids: Vec<(String, ::redis::Value)> =
         ::redis::cmd("XRANGE").arg(&[&stream.name, "-", "+"]).query_async(&mut stream.connection).await.unwrap();
     let _: usize =
         ::redis::cmd("XDEL").arg(&[&stream.name, &ids[14].0]).query_async(&mut stream.connection).await.unwrap();
+    assert_eq!(unread().await, Some(9));
+    stream.add(21..=40, "").await;
     assert_eq!(unread().await, None);
 }

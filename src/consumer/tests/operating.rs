@@ -116,6 +116,28 @@ async fn a_tail_reads_without_a_group() {
     assert_eq!(groups.len(), 0);
 }
 
+/// Redis' own number is unknown or too high then.
+#[actix::test]
+async fn a_few_unread_entries_are_counted_after_a_restart_of_the_server() {
+    let mut server = Server::start(Server::DURABLE);
+    let mut stream = Stream::on(server.url()).await;
+    let settings = stream.builder("operator", |_| {}).settings;
+    stream.add(1..=5, "").await;
+    let notes = Notes::default();
+    let consumer = stream.start(notes.handler(|_| Ok(()))).await;
+    eventually("all are handled", PATIENCE, async || notes.all().len() == 5).await;
+    stream.is_acknowledged().await;
+    consumer.shutdown().await.unwrap();
+    server.kill();
+    server.start_again();
+    let mut stream = Stream { connection: redis::connect(&server.url()).await, ..stream };
+    for unread in [0, 1] {
+        let status = crate::ConsumerStatus::of(&settings, "mail").await.unwrap();
+        assert_eq!((status.streams[0].unread, status.streams[0].pending), (Some(unread), 0));
+        stream.add([6], "").await;
+    }
+}
+
 #[actix::test]
 async fn the_status_says_what_is_unread_pending_and_dead() {
     let mut stream = Stream::new().await;

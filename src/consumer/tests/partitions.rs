@@ -199,6 +199,51 @@ async fn a_partition_whose_event_waits_for_a_retry_is_handed_over() {
 }
 
 #[actix::test]
+async fn a_partition_whose_dead_letters_are_refused_is_handed_over() {
+    let parts = Partitioned::new().await;
+    let mut refusing = ::redis::pipe();
+    for name in parts.names() {
+        refusing.cmd("SET").arg(format!("{name}:dead:mailer")).arg("another type");
+    }
+    let _: ::redis::Value = refusing.query_async(&mut parts.stream.connection.clone()).await.unwrap();
+    let (first_notes, second_notes) = (Notes::default(), Notes::default());
+    let first = parts.start("first", first_notes.handler(|_| Err(HandlerError::permanent("no")))).await;
+    eventually("it has all partitions", PATIENCE, async || held(&first) == 16).await;
+    parts.add(PARTITIONS).await;
+    eventually("all are rejected", PATIENCE, async || first_notes.all().len() == 16).await;
+    let second = parts.start("second", second_notes.handler(|_| Ok(()))).await;
+    eventually("the other one handles its share", PATIENCE, async || second_notes.all().len() == 8).await;
+    first.shutdown().await.unwrap();
+    eventually("the rest is left to it", PATIENCE, async || second_notes.all().len() == 16).await;
+    second.shutdown().await.unwrap();
+}
+
+/// Scripts that would write something are refused then, unless they begin with a deletion.
+#[actix::test]
+async fn a_server_without_memory_ends_no_lease_and_keeps_no_consumer_from_joining() {
+    let server = Server::start(&[]);
+    let parts = Partitioned { stream: Stream::on(server.url()).await, added: AtomicI64::new(0) };
+    let (notes, may_end) = (Notes::default(), Arc::new(Semaphore::new(0)));
+    let first = parts.start("first", notes.waiter(&may_end, || Ok(()))).await;
+    eventually("it has all partitions", PATIENCE, async || held(&first) == 16).await;
+    parts.add(KEYS).await;
+    eventually("some are being handled", PATIENCE, async || !notes.all().is_empty()).await;
+    let full = ["SET", "maxmemory", "1"];
+    let _: () = ::redis::cmd("CONFIG").arg(&full).query_async(&mut parts.stream.connection.clone()).await.unwrap();
+    tokio::time::sleep(3 * LEASE).await;
+    assert_eq!(held(&first), 16);
+    may_end.add_permits(1_000);
+    eventually("all are handled", PATIENCE, async || notes.all().len() == KEYS as usize).await;
+    let second = parts.start("second", Notes::default().handler(|_| Ok(()))).await;
+    eventually("it has its share", PATIENCE, async || held(&second) == 8).await;
+    eventually("it reads", PATIENCE, async || second.health().is_ok()).await;
+    assert_eq!(parts.pending().await, 0);
+    for consumer in [first, second] {
+        consumer.shutdown().await.unwrap();
+    }
+}
+
+#[actix::test]
 async fn partitions_are_handed_over_while_another_ones_handler_still_runs() {
     let parts = Partitioned::new().await;
     let (slow, other) = (Notes::default(), Notes::default());

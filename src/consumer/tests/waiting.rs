@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
+use crate::test_support::proxy::{Passage, Proxy};
 
 const MOST_BYTES: usize = 1_000_000;
 const LARGE: usize = 100_000;
@@ -83,6 +84,29 @@ async fn entries_that_cannot_be_acknowledged_take_no_memory_from_other_streams()
     other.add([2], "").await;
     notes.are(&[1, 2]).await;
     other.is_acknowledged().await;
+    consumer.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn entries_that_are_too_many_for_a_slow_connection_are_read_in_parts() {
+    const ENTRIES: i64 = 40;
+    let mut stream = Stream::new().await;
+    stream.add_large(1..=ENTRIES, "", 100_000).await;
+    let port = url::Url::parse(&stream.url).unwrap().port().unwrap();
+    let proxy = Proxy::to(port).await;
+    proxy.set(Passage::Slow(1_000_000));
+    let through = format!("redis://127.0.0.1:{}", proxy.port());
+    let notes = Notes::default();
+    let builder = stream.builder("mailer-1", |settings| {
+        settings.url = Some(Secret::from(through));
+        // Five of them arrive within it.
+        settings.socket_timeout = Duration::from_millis(500);
+        settings.reclaim_after = Duration::from_secs(2);
+    });
+    let consumer = builder.subscribe(notes.handler(|_| Ok(()))).start().await.unwrap();
+    eventually("all are handled", PATIENCE, async || (1..=ENTRIES).all(|seq| notes.count(seq) > 0)).await;
+    proxy.set(Passage::Open);
+    stream.is_acknowledged().await;
     consumer.shutdown().await.unwrap();
 }
 

@@ -272,7 +272,7 @@ impl Parameters {
     fn check_session(&mut self) -> Result<()> {
         match self.take("target_session_attrs").as_deref() {
             None | Some("any" | "read-write" | "primary") => Ok(()),
-            Some(_) => Err("has a target_session_attrs that is no primary's; use read-write".to_owned()),
+            Some(_) => Err("has a target_session_attrs that does not select a primary; use read-write".to_owned()),
         }
     }
 }
@@ -331,7 +331,7 @@ fn host_and_port(text: &str) -> Result<(String, Option<u16>)> {
 }
 
 fn number(port: &str) -> Result<u16> {
-    port.parse().map_err(|_| "has a port that is no number from 0 to 65535".to_owned())
+    port.parse().map_err(|_| "has a port that is not a number from 0 to 65535".to_owned())
 }
 
 fn tls(parameters: &mut Parameters) -> Result<TlsParameters> {

@@ -162,7 +162,15 @@ impl Target {
     /// Reads an address as libpq does; the environment's `PGSSLMODE` and the like count where it leaves TLS open. Waits for a
     /// command that prints the address.
     pub(crate) fn from_settings(settings: &DatabaseSettings) -> Result<Self, String> {
-        let DatabaseSettings { url, password, schema, .. } = settings;
+        Self::at(&settings.url, settings)
+    }
+
+    /// Where notifications are received, if the settings name another address for it.
+    pub(crate) fn of_listener(settings: &DatabaseSettings) -> Result<Option<Self>, String> {
+        settings.listen_url.as_ref().map(|url| Self::at(url, settings)).transpose()
+    }
+
+    fn at(url: &Secret, DatabaseSettings { password, schema, .. }: &DatabaseSettings) -> Result<Self, String> {
         let target = Self::in_environment(url.clone(), password.clone(), &environment)?;
         Ok(match schema {
             Some(schema) => target.in_schema(schema),

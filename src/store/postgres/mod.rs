@@ -124,6 +124,11 @@ impl PostgresStore {
         Ok(Self { target, pool, reading, settling, listening, rounds: handlers::Rounds::default() })
     }
 
+    /// Receives notifications at an address of their own.
+    pub(crate) fn listening_at(self, target: Target) -> Self {
+        Self { listening: Connections::new(&Arc::new(target), 1), ..self }
+    }
+
     /// Those of the pools, the heartbeat's and the listener's.
     fn most_connections(&self) -> usize {
         let pools = [self.pool.status().max_size, self.reading.status().max_size, self.settling.pool.max_size()];

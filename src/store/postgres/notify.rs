@@ -2,6 +2,7 @@
 //!
 //! The channel's name contains the outbox's id, so that several outboxes in one database do not wake each other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -36,7 +37,7 @@ impl NotifyStore for PostgresStore {
         let mut listener = PostgresListener::open(self, outbox, reader).await?;
         listener.silence = SILENCE.max(least_silence);
         match listener.probe().await {
-            Err(StoreError::Timeout { operation: LISTEN, .. }) => Err(not_delivered()),
+            Err(StoreError::Timeout { operation: LISTEN, .. }) => Err(self.not_delivered()),
             Err(error) => Err(error),
             Ok(_) => Ok(Box::new(listener)),
         }
@@ -66,10 +67,17 @@ async fn notify(store: &PostgresStore, channel: &str, payloads: &[String]) -> Re
     store.run("notify other processes", |conn| async move { conn.batch_execute(&sql).await }.boxed()).await
 }
 
-/// The error if nothing arrives: through a pooler in transaction mode LISTEN succeeds, but no notification ever comes.
-fn not_delivered() -> StoreError {
-    let reason = "notifications do not arrive over this connection (is it a pooler in transaction mode?)".to_owned();
-    StoreError::Query { operation: LISTEN, reason, transient: false }
+impl PostgresStore {
+    /// The error if nothing arrives: through a pooler in transaction mode LISTEN succeeds, but no notification ever comes.
+    fn not_delivered(&self) -> StoreError {
+        let reason = if Arc::ptr_eq(&self.target, &self.listening.target) {
+            "notifications do not arrive over this connection (is it a pooler in transaction mode?); set \
+             database.listen_url to the server's own address"
+        } else {
+            "notifications do not arrive at database.listen_url (is it a pooler in transaction mode, or another database?)"
+        };
+        StoreError::Query { operation: LISTEN, reason: reason.to_owned(), transient: false }
+    }
 }
 
 /// A connection that listens. Notifications wait in its socket, so none accumulate in this process.
@@ -97,7 +105,7 @@ impl<'a> PostgresListener<'a> {
             Ok(Ok(())) => {
                 Ok(Self { store, _client: client, messages, _permit: permit, echo, reader, silence: SILENCE })
             }
-            Ok(Err(error)) => Err(store.target.driver_error(LISTEN, &error)),
+            Ok(Err(error)) => Err(store.listening.target.driver_error(LISTEN, &error)),
             Err(_) => Err(StoreError::Timeout { operation: LISTEN, limit: STATEMENT_LIMIT }),
         }
     }
@@ -105,15 +113,18 @@ impl<'a> PostgresListener<'a> {
     /// The next notification; `None`: one of its own.
     async fn receive(&mut self) -> Result<Option<Notification>> {
         loop {
-            let message =
-                self.messages.try_next().await.map_err(|error| self.store.target.driver_error(LISTEN, &error))?;
+            let message = self
+                .messages
+                .try_next()
+                .await
+                .map_err(|error| self.store.listening.target.driver_error(LISTEN, &error))?;
             match message {
                 Some(AsyncMessage::Notification(said)) if said.channel() == self.echo => return Ok(None),
                 Some(AsyncMessage::Notification(said)) => {
                     return Ok(Some(Notification::from_payload(said.payload(), self.reader)));
                 }
                 Some(_) => {}
-                None => return Err(self.store.target.unreachable("the listening connection was closed")),
+                None => return Err(self.store.listening.target.unreachable("the listening connection was closed")),
             }
         }
     }

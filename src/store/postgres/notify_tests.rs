@@ -1,4 +1,5 @@
 use super::*;
+use crate::settings::DatabaseSettings;
 use crate::store::conformance::Fixture;
 use crate::store::postgres::Target;
 use crate::store::postgres::fixture::PostgresFixture;
@@ -73,6 +74,35 @@ async fn a_subscription_that_hears_nothing_through_a_pooler_is_refused_for_good(
     let store = store_at(&fixture, pooler.port());
     let error = store.subscribe(Uuid::from_u128(3), READER, Duration::ZERO).await.err().unwrap();
     assert!(!error.is_transient() && error.to_string().contains("pooler"), "{error}");
+}
+
+#[tokio::test]
+async fn at_an_address_of_its_own_a_subscription_hears_what_is_sent_through_a_pooler() {
+    let fixture = PostgresFixture::fresh().await;
+    let pooler = Pooler::to(port(&fixture)).await;
+    let settings = |listen: &str| {
+        let mut through = url::Url::parse(&fixture.database.url).unwrap();
+        through.set_port(Some(pooler.port())).unwrap();
+        DatabaseSettings {
+            url: through.as_str().into(),
+            listen_url: Some(listen.into()),
+            schema: Some("public".to_owned()),
+            ..DatabaseSettings::default()
+        }
+    };
+    let store = crate::store::connect(&settings(&fixture.database.url)).unwrap();
+    let (store, outbox) = (store.notify_store().unwrap(), Uuid::from_u128(3));
+    let mut subscription = store.subscribe(outbox, READER, Duration::ZERO).await.unwrap();
+    store.announce(outbox, OTHER, &Wakeup::EveryLane).await.unwrap();
+    assert_eq!(subscription.next().await.unwrap(), Notification::Wakeup(Wakeup::EveryLane));
+
+    let other = PostgresFixture::fresh().await;
+    for wrong in [other.database.url.clone(), settings("").url.as_text().unwrap().to_owned()] {
+        let store = crate::store::connect(&settings(&wrong)).unwrap();
+        let subscribed = store.notify_store().unwrap().subscribe(outbox, READER, Duration::ZERO).await;
+        let error = subscribed.err().unwrap();
+        assert!(!error.is_transient() && error.to_string().contains("database.listen_url"), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -100,14 +100,18 @@ impl Deployment {
             let mut ask = redis::cmd("XINFO");
             let groups: Vec<std::collections::HashMap<String, redis::Value>> =
                 ask.arg("GROUPS").arg(&stream).query_async(&mut redis).await.unwrap_or_default();
-            let number = |name: &str| {
+            let text = |name: &str| {
                 let value = groups.first().and_then(|group| group.get(name));
-                value.and_then(|value| redis::from_redis_value::<i64>(value.clone()).ok())
+                value.and_then(|value| redis::from_redis_value::<String>(value.clone()).ok())
             };
-            let entries: i64 = redis::cmd("XLEN").arg(&stream).query_async(&mut redis).await.unwrap();
+            // Not the group's lag, which is too high after a restart from the append-only file.
+            let after = text("last-delivered-id").map_or("-".to_owned(), |id| format!("({id}"));
+            let unread: Vec<redis::Value> =
+                redis::cmd("XRANGE").arg(&stream).arg(after).arg("+").query_async(&mut redis).await.unwrap();
+            let pending: i64 = text("pending").and_then(|pending| pending.parse().ok()).unwrap_or(0);
             let dead = format!("{stream}:dead:{GROUP}");
             let dead: i64 = redis::cmd("XLEN").arg(dead).query_async(&mut redis).await.unwrap();
-            left += number("pending").zip(number("lag")).map_or(entries, |(pending, lag)| pending + lag) + dead;
+            left += pending + unread.len() as i64 + dead;
         }
         left
     }

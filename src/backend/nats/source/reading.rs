@@ -37,6 +37,9 @@ pub(super) struct Delivered {
 impl NatsSource {
     /// Messages whose delivery is lost are delivered again after `ack_wait`.
     pub(super) async fn read_new(&self, most: usize) -> Result<Vec<Received>> {
+        // Later, the server may have given them to others before this consumer would notice.
+        let now = BootInstant::now();
+        self.unfinished().retain(|delivered| now.since(delivered.asked) * 3 < self.reclaim_after);
         if self.unfinished().is_empty() {
             self.pull_all(most.clamp(1, MOST)).await?;
         }
@@ -142,7 +145,7 @@ impl NatsSource {
             return Ok(None);
         }
         if let Some(records) = records.filter(|_| delivered > 1) {
-            if self.is_set_aside(records, pending.origin).await? {
+            if self.is_set_aside(records, entry, pending.origin).await? {
                 // The process that moved it died before it acknowledged it.
                 self.answer(entry, &pending, AckKind::Ack).await?;
                 self.forget_records(entry, &pending).await;
@@ -157,8 +160,10 @@ impl NatsSource {
         Ok(Some(Received { entry, deliveries, is_claimed: delivered > 1, lease: None, bytes, event }))
     }
 
-    async fn is_set_aside(&self, records: &Stream, origin: EntryId) -> Result<bool> {
-        Ok(self.last_message(records, &self.subject(Kind::Dead, origin)).await?.is_some())
+    /// Whether an entry has a dead letter. One that is older than the record of its retry is what an operator is retrying.
+    async fn is_set_aside(&self, records: &Stream, entry: EntryRef, origin: EntryId) -> Result<bool> {
+        let letter = self.last_message(records, &self.subject(Kind::Dead, origin)).await?;
+        Ok(letter.is_some_and(|letter| entry.stream != RETRIED || letter.sequence > entry.id.number))
     }
 
     /// Reads the message of an entry again; `None`: it is not there any more.

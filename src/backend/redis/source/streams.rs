@@ -173,6 +173,11 @@ impl RedisSource {
             ),
             Ok(()) => tracing::info!(stream = stream.name, group = self.group, "group created"),
             Err(error) if error.is_existing_group() => {}
+            // A full server refuses it without a look at the group. A read shows whether there is one.
+            Err(error) if error.is_out_of_memory() => {
+                stream.has_group.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
             Err(error) => return self.refusal(number, &error).map(drop),
         }
         stream.has_group.store(true, Ordering::Relaxed);

@@ -122,6 +122,30 @@ async fn an_entry_whose_dead_letter_is_stored_is_acknowledged_and_not_delivered(
     consumer.shutdown().await.unwrap();
 }
 
+/// An operator's process that retries a letter stores the retry first. Here it stands still after that.
+#[actix::test]
+async fn a_retry_whose_letter_is_not_deleted_yet_is_delivered() {
+    let stream = JetStream::new().await;
+    create_group(&stream).await;
+    let headers = || {
+        HeaderMap::from_iter([(
+            "Content-Type".parse::<async_nats::HeaderName>().unwrap(),
+            "application/cloudevents+json".parse::<async_nats::HeaderValue>().unwrap(),
+        )])
+    };
+    for kind in ["dead", "retry"] {
+        let subject = format!("EVENTS:dead:mailer.{kind}.1000-1");
+        stream.publish(&subject, headers(), fixtures::event(7, "").to_cloud_event_json()).await;
+    }
+    let retried: PullConsumer = stream.context.get_consumer_from_stream("mailer", "EVENTS:dead:mailer").await.unwrap();
+    let read = retried.fetch().max_messages(1).messages().await.unwrap().count().await;
+    assert_eq!(read, 1, "by a process that then dies");
+    let notes = Notes::default();
+    let consumer = stream.start(notes.handler(|_| Ok(()))).await;
+    eventually("its event is handled", PATIENCE, async || notes.all().len() == 1).await;
+    consumer.shutdown().await.unwrap();
+}
+
 #[actix::test]
 async fn an_entry_that_was_not_renewed_in_time_is_neither_retried_nor_set_aside() {
     let mut stream = JetStream::new().await;

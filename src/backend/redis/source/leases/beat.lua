@@ -28,6 +28,8 @@ if number == 0 then
 elseif not me or me.beat >= number then
   return false
 end
+-- After a deletion, what a script writes is not refused for want of memory: a server that is full must not end the leases.
+redis.call('HDEL', key, 'none')
 me.beat, me.expires, me.reads = number, now + ARGV[4], ARGV[5]
 members[owner] = me
 redis.call('HSET', key, 'member/' .. owner, string.format('%.0f %.0f %s', me.beat, me.expires, me.reads))

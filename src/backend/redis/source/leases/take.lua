@@ -8,6 +8,8 @@ local held, claims = is_held(KEYS[1], ARGV[4], ARGV[3], ARGV[5])
 if not held or claims > tonumber(ARGV[6]) then
   return false
 end
+-- As in beat.lua.
+redis.call('HDEL', KEYS[1], 'none')
 redis.call('HSET', KEYS[1], 'lease/' .. ARGV[4], ARGV[5] .. ' ' .. ARGV[6] .. ' ' .. ARGV[3])
 local left = redis.call('XPENDING', stream, group, ARGV[7], '+', ARGV[8])
 local claimed = claim(stream, group, ARGV[2], left)
