@@ -298,7 +298,7 @@ impl Delivery {
 async fn set_aside(context: &ConsumerContext, lease: Option<LeaseId>, letter: DeadLetter) -> Ending {
     let mut failures = 0;
     let call = Call::SettingAside { stream: letter.entry.stream };
-    // Whoever gets the entry then sets it aside.
+    // The consumer that gets the entry then sets it aside.
     let idle = context.settings.reclaim_after;
     let released = Ending::Released(Renewal { entry: letter.entry, deliveries: letter.deliveries, idle });
     loop {

@@ -18,7 +18,6 @@ mod held;
 mod keys;
 mod loading;
 mod partitions;
-mod read_limit;
 mod starting;
 mod status;
 mod tail;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use super::context::{Call, ConsumerContext};
-use super::read_limit::ReadLimit;
 use super::tasks::ROOM_CHECK;
 use crate::backend::event_source::{Received, StreamLeases};
 use crate::backoff::pause_after;
@@ -38,13 +37,13 @@ pub(super) async fn keep_leases(context: Arc<ConsumerContext>) {
 /// behind.
 pub(super) async fn read_partitions(context: Arc<ConsumerContext>, entries: mpsc::Sender<Vec<Received>>) {
     let Some(leases) = context.source.leases() else { return };
-    let (mut failures, mut changes, mut limit) = (0, leases.changes(), ReadLimit::new());
+    let (mut failures, mut changes) = (0, leases.changes());
     while !context.is_stopping() {
         hand_over(&context, leases).await;
         let asked = BootInstant::now();
         context.turn(true, asked);
         context.source.rest(&context.held.refusing());
-        let room = limit.of(context.held.room(asked));
+        let room = context.held.room(asked);
         if room == 0 {
             wait(&context).await;
             continue;
@@ -53,11 +52,9 @@ pub(super) async fn read_partitions(context: Arc<ConsumerContext>, entries: mpsc
         context.note(Call::ReadingPartitions, &read);
         let Ok(mut read) = read else {
             context.pause(pause_after(failures)).await;
-            limit.failed(room);
             failures += 1;
             continue;
         };
-        limit.succeeded(read.len());
         failures = 0;
         read.retain(|received| context.held.add(received, asked));
         if read.is_empty() {

@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::context::{Call, ConsumerContext};
-use super::read_limit::ReadLimit;
 use crate::backend::event_source::{Claimed, Received};
 use crate::backoff::pause_after;
 use crate::clock::BootInstant;
@@ -17,12 +16,12 @@ pub(super) const ROOM_CHECK: Duration = Duration::from_millis(50);
 
 /// Reads entries until the consumer is to stop: those that were left from time to time, and new ones.
 pub(super) async fn read(context: Arc<ConsumerContext>, entries: mpsc::Sender<Vec<Received>>) {
-    let (mut failures, mut next_claim, mut limit) = (0, BootInstant::now(), ReadLimit::new());
+    let (mut failures, mut next_claim) = (0, BootInstant::now());
     while !context.is_stopping() {
         let asked = BootInstant::now();
         context.turn(false, asked);
         context.source.rest(&context.held.refusing());
-        let room = limit.of(context.held.room(asked));
+        let room = context.held.room(asked);
         if room == 0 {
             wait_for_room(&context).await;
             continue;
@@ -38,11 +37,9 @@ pub(super) async fn read(context: Arc<ConsumerContext>, entries: mpsc::Sender<Ve
             // A claim that fails does not keep new entries from being read.
             next_claim = if claims { asked.after(ROOM_CHECK) } else { next_claim };
             context.pause(pause_after(failures)).await;
-            limit.failed(room);
             failures += 1;
             continue;
         };
-        limit.succeeded(read.len());
         failures = 0;
         if !may_be_more {
             next_claim = asked.after(context.settings.reclaim_after / 2);

@@ -41,6 +41,11 @@ impl LinkError {
         matches!(self, Self::Refused(error) if errors::is_refused_for_its_key(error))
     }
 
+    /// The answer did not come in time.
+    pub(super) fn is_late(&self) -> bool {
+        matches!(self, Self::Refused(error) if error.is_timeout())
+    }
+
     /// The server has no memory for what the call adds.
     pub(super) fn is_out_of_memory(&self) -> bool {
         matches!(self, Self::Refused(error) if errors::is_out_of_memory_for(error))

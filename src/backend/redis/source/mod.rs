@@ -11,6 +11,7 @@ pub(crate) mod groups;
 mod leases;
 mod letters_template;
 mod link;
+mod read_limit;
 mod reading;
 mod resting;
 mod streams;
@@ -27,6 +28,7 @@ use redis::{Cmd, FromRedisValue, Value};
 
 use self::leases::Leases;
 use self::link::{Link, LinkError};
+use self::read_limit::ReadLimit;
 use self::resting::Resting;
 use self::streams::{SourceStream, SourceStreams};
 
@@ -59,6 +61,7 @@ pub(crate) struct RedisSource {
     control: Link,
     leases: Leases,
     streams: SourceStreams,
+    limit: ReadLimit,
     group: String,
     /// This consumer's name in the group.
     name: String,
@@ -94,6 +97,7 @@ impl RedisSource {
             leases: Leases::new(consumer.lease),
             control: Link::new(&quick)?,
             streams,
+            limit: ReadLimit::default(),
             group,
             name,
             reclaim_after: consumer.reclaim_after,
@@ -101,6 +105,13 @@ impl RedisSource {
             trimmed: Mutex::default(),
             patience: patience(consumer.socket_timeout),
         })
+    }
+
+    /// After a read that asked for this many entries.
+    fn note_late(&self, asked: usize, error: &LinkError) {
+        if error.is_late() {
+            self.limit.was_late(asked);
+        }
     }
 
     /// Calls a script on one stream.
@@ -202,7 +213,7 @@ impl EventSource for RedisSource {
         self.prepare(&self.control).await?;
         let mut claimed = Claimed::default();
         for (number, stream) in self.awake(self.streams.shared()).await? {
-            let page = most.saturating_sub(claimed.entries.len()).min(PAGE);
+            let page = self.limit.of(most.saturating_sub(claimed.entries.len()).min(PAGE));
             if page == 0 {
                 claimed.may_be_more = true;
                 break;
@@ -212,10 +223,14 @@ impl EventSource for RedisSource {
             request.arg(millis(self.reclaim_after)).arg(page);
             match self.control.call::<Vec<(String, u32, Value)>>(&CLAIM, &request).await {
                 Ok(left) => {
+                    self.limit.was_in_time(left.len());
                     claimed.may_be_more |= left.len() >= page;
                     claimed.entries.extend(entries::claimed(number, &stream.name, left));
                 }
-                Err(error) => drop(self.refusal(number, &error)?),
+                Err(error) => {
+                    self.note_late(page, &error);
+                    self.refusal(number, &error)?;
+                }
             }
         }
         Ok(claimed)

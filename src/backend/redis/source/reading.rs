@@ -20,13 +20,15 @@ impl RedisSource {
         let main = streams.iter().filter(|(_, stream)| !stream.is_retry).count().max(1);
         let mut request = redis::Cmd::with_capacity(12 + 2 * streams.len(), PAGE);
         request.arg("XREADGROUP").arg("GROUP").arg(&self.group).arg(&self.name);
-        request.arg("COUNT").arg((most.min(MOST) / main).max(1)).arg("BLOCK").arg(millis(self.patience));
+        let most = self.limit.of(most.min(MOST));
+        request.arg("COUNT").arg((most / main).max(1)).arg("BLOCK").arg(millis(self.patience));
         request.arg("STREAMS");
         streams.iter().for_each(|(_, stream)| _ = request.arg(&stream.name));
         streams.iter().for_each(|_| _ = request.arg(">"));
         let read: Value = match self.reading.query(&request).await {
             Ok(read) => read,
             Err(error) => {
+                self.note_late(most, &error);
                 if error.is_refused_for_its_key() {
                     self.find_refusing(streams.iter().cloned()).await?;
                 }
@@ -36,7 +38,9 @@ impl RedisSource {
         let read = entries::by_stream(read).map_err(SourceUnavailable)?;
         let number_of = |name: &str| streams.iter().find(|(_, stream)| stream.name == name).map(|(number, _)| *number);
         let read = read.into_iter().filter_map(|(name, read)| Some(entries::new(number_of(&name)?, &name, read)));
-        Ok(read.flatten().collect())
+        let read: Vec<Received> = read.flatten().collect();
+        self.limit.was_in_time(read.len());
+        Ok(read)
     }
 
     /// Reads entries of one stream again.

@@ -40,7 +40,7 @@ impl RedisSource {
                 if self.resting.is_resting(stream + part) {
                     continue;
                 }
-                match self.take(*stream, lease, part, (most - read.len()).min(PAGE)).await {
+                match self.take(*stream, lease, part, self.limit.of((most - read.len()).min(PAGE))).await {
                     Ok(taken) => read.extend(taken),
                     // The next call meets the error as well.
                     Err(_) if !read.is_empty() => return Ok(read),
@@ -70,6 +70,7 @@ impl RedisSource {
         let taken = match taken {
             Ok(taken) => taken,
             Err(error) => {
+                self.note_late(page, &error);
                 let unavailable = self.doubt(&[lease.id], &error);
                 self.refusal(number + part, &error).map_err(|_| unavailable)?;
                 return Ok(Vec::new());
@@ -79,6 +80,7 @@ impl RedisSource {
             self.refuse(lease.id);
             return Ok(Vec::new());
         };
+        self.limit.was_in_time(left.len());
         let is_claimed = left.len() < page;
         // Nothing is pending up to the last entry that the group has read.
         let last = if is_claimed { Some(&last) } else { left.last().map(|(id, ..)| id) };
@@ -90,7 +92,7 @@ impl RedisSource {
     /// Reads new entries.
     async fn read_fenced(&self, most: usize, leases: Vec<(usize, Lease)>) -> Result<Vec<Received>> {
         let mut families: BTreeMap<String, Vec<(usize, Lease)>> = BTreeMap::new();
-        let count = (most.min(MOST) / leases.len().max(1)).max(1);
+        let count = (self.limit.of(most.min(MOST)) / leases.len().max(1)).max(1);
         for (number, lease) in leases {
             if let Some(Partition { base, .. }) = &self.streams.get(number).partition {
                 families.entry(base.clone()).or_default().push((number, lease));
@@ -132,6 +134,7 @@ impl RedisSource {
         let (refused, read) = match answer {
             Ok(answer) => answer,
             Err(error) => {
+                self.note_late(count * leases.len(), &error);
                 if error.is_refused_for_its_key() {
                     self.find_refusing(parts.iter().map(|(number, .., stream)| (*number, Arc::clone(stream)))).await?;
                 }
@@ -154,6 +157,7 @@ impl RedisSource {
             }
             all.extend(under(lease.id, read));
         }
+        self.limit.was_in_time(all.len());
         Ok(all)
     }
 
