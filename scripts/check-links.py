@@ -2,7 +2,7 @@
 """Checks the links of the documents.
 
 A relative link must lead to a file or folder of this repository, and its anchor to a heading there. Links to the source on
-docs.rs, which the README uses, must do so too. Every document in docs/ must be a chapter in docs/SUMMARY.md. A test that a
+docs.rs, which the README of a package has, must do so too. Every document in docs/ must be a chapter in docs/SUMMARY.md. A test that a
 document names, as `cli/tests/it/order.rs::its_name`, must exist. Other addresses are not checked, so no network is needed.
 
     scripts/check-links.py [FOLDER]     the repository, unless it is the one that this script is in

@@ -1,4 +1,48 @@
-#![doc = include_str!("../README.md")]
+//! A transactional outbox. An application writes events into a table in its own database transaction; a worker publishes the
+//! committed events to Redis Streams or NATS JetStream, once and in order per key, or to webhooks, RabbitMQ or Kafka.
+//!
+//! | to | use |
+//! |---|---|
+//! | write an event in a transaction | [`publish()`], [`publish_many`], [`blocking`], [`Outbox::transaction`], [`Outbox::send`], with a [`NewEvent`] |
+//! | run a worker in an application | [`OutboxSystem`] with [`Settings`] |
+//! | receive events in an actor | [`Subscribe`], [`HandleEvent`], [`HandleTyped`], [`HandlerError`] |
+//! | send events elsewhere | [`PublisherBackend`] |
+//! | list, explain, retry and replay events | [`OutboxAdmin`] |
+//! | consume a stream in another service | `OutboxConsumer`, and `inbox` for once in effect, with the features `consumer` and `inbox` |
+//! | test an application | `testing`, with the feature `testing` |
+//!
+//! ```no_run
+//! use actix::prelude::*;
+//! use actix_outbox::{HandleEvent, HandlerError, LoadOptions, NewEvent, OutboxSystem, Settings, Subscribe};
+//!
+//! struct Mailer;
+//!
+//! impl Actor for Mailer {
+//!     type Context = Context<Self>;
+//! }
+//!
+//! impl Handler<HandleEvent> for Mailer {
+//!     type Result = Result<(), HandlerError>;
+//!
+//!     fn handle(&mut self, message: HandleEvent, _: &mut Self::Context) -> Self::Result {
+//!         println!("{} {}", message.event.event_type, message.event.id);
+//!         Ok(())
+//!     }
+//! }
+//!
+//! #[actix::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let settings = Settings::load(&LoadOptions::from_process())?; // outbox.toml, and the environment over it
+//!     let mailer = Subscribe::new("mailer", "user.*", Mailer.start().recipient());
+//!     let outbox = OutboxSystem::builder(settings).migrate(true).subscribe(mailer).start().await?;
+//!     outbox.send(NewEvent::new("user.created", "user-service").subject("Ada")).await?;
+//!     tokio::signal::ctrl_c().await?;
+//!     outbox.shutdown().await?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! The book is in the folder `docs` of the source: begin with its `getting-started.md`.
 //!
 //! # Layout
 //!
@@ -10,8 +54,8 @@
 //! 3. The lease keeper holds this worker's share of the shards, by a heartbeat on a thread of its own.
 //! 4. The poller fetches due events of those shards, from a cursor, up to the publishers' credit.
 //! 5. A publisher for each named backend limits the rate, keeps the session and the breaker, and sends batches.
-//! 6. A backend receives them: Redis Streams, lines of JSON, nothing but the handlers, or a [`PublisherBackend`] of the
-//!    application's own (`backend`).
+//! 6. A backend receives them: Redis, JetStream, webhooks, RabbitMQ, a file, the handlers alone, or a [`PublisherBackend`] of
+//!    the application's own (`backend`).
 //! 7. The registry passes what the backend accepted to the handler actors that [`Subscribe`] named, as [`HandleEvent`].
 //! 8. The completer records what is done, many events in one UPDATE.
 //! 9. The retry actor records rejections: a retry after [`RetryBackoff`], or the final failure.
@@ -105,9 +149,12 @@ pub use system::Panic;
 pub use system::{ActorKind, Builder, Drained, Health, HealthReport, Outbox, OutboxSystem, Shutdown};
 pub use transaction::{Rollback, TransactionError};
 
-/// The Rust code of the book, compiled like the README's.
+/// The Rust code of the README and the book.
 #[cfg(doctest)]
 mod chapters {
+    #[cfg(all(feature = "actix-web", feature = "postgres"))]
+    #[doc = include_str!("../README.md")]
+    mod readme {}
     #[doc = include_str!("../docs/publishing.md")]
     mod publishing {}
     #[doc = include_str!("../docs/handlers.md")]
