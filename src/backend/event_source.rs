@@ -39,9 +39,16 @@ impl FromStr for EntryId {
 /// An entry of one of the source's streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct EntryRef {
-    /// The number that the source has given to the stream.
+    /// The number that the source has given to the stream: an even one, and the next one to the stream of its retried dead letters.
     pub(crate) stream: usize,
     pub(crate) id: EntryId,
+}
+
+impl EntryRef {
+    /// The number of the stream that its event was published into.
+    pub(crate) fn origin(self) -> usize {
+        self.stream & !1
+    }
 }
 
 /// A lease of a stream, as this process knows it. None has the number of another one.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::backend::event_source::{EntryRef, LeaseId, Received};
 
-/// A key of one stream, whose events are handled one after the other.
+/// A key of one stream, whose events are handled one after the other, also those of retried dead letters.
 pub(super) type Key = (usize, String);
 
 /// An entry whose event is not in memory.
@@ -16,7 +16,7 @@ pub(super) struct Parked {
     pub(super) lease: Option<LeaseId>,
 }
 
-/// Parked entries of a key that are loaded together, at most.
+/// Parked entries of a key and a stream that are loaded together, at most.
 const MOST_LOADED: usize = 100;
 
 /// An entry that waits for an earlier one of its key.
@@ -41,7 +41,7 @@ pub(super) struct Keys {
 
 pub(super) fn key_of(received: &Received) -> Option<Key> {
     let key = &received.event.as_ref().ok()?.partition_key;
-    (!key.is_empty()).then(|| (received.entry.stream, key.clone()))
+    (!key.is_empty()).then(|| (received.entry.origin(), key.clone()))
 }
 
 impl From<&Received> for Parked {
@@ -80,6 +80,7 @@ impl Keys {
                 let mut parked = vec![first];
                 while parked.len() < MOST_LOADED
                     && let Some(Queued::Parked(next)) = waiting.front()
+                    && next.entry.stream == first.entry.stream
                 {
                     parked.push(*next);
                     waiting.pop_front();
@@ -148,5 +149,18 @@ mod tests {
         keys.put_back(&key("a"), vec![received(3), received(4)], vec![Parked::from(&received(5))]);
         let order: Vec<Vec<u64>> = (0..5).map(|_| next(&mut keys)).collect();
         assert_eq!(order, [vec![3], vec![4], vec![5], vec![6], vec![]]);
+    }
+
+    #[test]
+    fn a_retried_dead_letter_waits_for_its_key_and_is_loaded_from_its_own_stream() {
+        let mut keys = Keys::default();
+        for (number, stream) in [(1, 0), (2, 0), (3, 1), (4, 1), (5, 0)] {
+            let mut received = received(number);
+            received.entry.stream = stream;
+            let key = (received.entry.origin(), "a".to_owned());
+            assert_eq!(keys.enter(Some(&key), received, |_| false).is_some(), number == 1);
+        }
+        let order: Vec<Vec<u64>> = (0..4).map(|_| next(&mut keys)).collect();
+        assert_eq!(order, [vec![2], vec![3, 4], vec![5], vec![]]);
     }
 }

@@ -116,6 +116,36 @@ async fn a_tail_reads_without_a_group() {
     assert_eq!(groups.len(), 0);
 }
 
+#[actix::test]
+async fn a_retried_dead_letter_waits_while_an_event_of_its_key_is_handled() {
+    let mut stream = Stream::new().await;
+    stream.add([1], "k").await;
+    let (notes, may_end) = (Notes::default(), Arc::new(Semaphore::new(0)));
+    let (before, permits) = (notes.clone(), Arc::clone(&may_end));
+    let handler = notes.worker(move |event| {
+        let (is_first, permits) = (event.seq == 1 && before.count(1) == 1, Arc::clone(&permits));
+        Box::pin(async move {
+            if is_first {
+                return Err(HandlerError::permanent("no"));
+            }
+            let _ = permits.acquire().await;
+            Ok(())
+        })
+    });
+    let consumer = stream.start(handler).await;
+    eventually("it is dead", PATIENCE, async || stream.dead_letters().await.len() == 1).await;
+    stream.add([2], "k").await;
+    notes.are(&[1, 2]).await;
+    let letter = stream.letters().list(None, 1).await.unwrap().remove(0).id;
+    stream.letters().retry(&[letter]).await.unwrap();
+    eventually("it is in memory", PATIENCE, async || consumer.health().in_flight == 2).await;
+    notes.are(&[1, 2]).await;
+    may_end.add_permits(1);
+    notes.are(&[1, 2, 1]).await;
+    stream.is_acknowledged().await;
+    consumer.shutdown().await.unwrap();
+}
+
 /// Redis' own number is unknown or too high then.
 #[actix::test]
 async fn a_few_unread_entries_are_counted_after_a_restart_of_the_server() {
